@@ -1,0 +1,158 @@
+//! What the API says: the answers of `http`, read by `cli`. One definition, so that the two cannot drift apart.
+//!
+//! Secrets appear in [`Connection`] alone, and that appears only in the PUT and GET of one task, for its owner, while `ready`.
+
+use super::failure::Failure;
+use super::ids::{TaskId, VmId};
+use super::lifecycle::{TaskState, VmState};
+use super::tags::Origin;
+use super::task::{Executor, TaskRequest};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// A task, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskView {
+    /// Its id.
+    pub id: TaskId,
+    /// Where it is.
+    pub state: TaskState,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub request: TaskRequest,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When the job could begin.
+    pub ready_at: Option<DateTime<Utc>>,
+    /// When it had its last answer.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Its VM, from the claim on.
+    pub vm: Option<TaskVm>,
+    /// How to reach the VM: only while `ready`, only for its owner, never in lists.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connection: Option<Connection>,
+    /// Why it ended without its job.
+    pub failure: Option<Failure>,
+}
+
+/// The VM of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskVm {
+    /// Our id.
+    pub id: VmId,
+    /// Which provider it comes from.
+    pub provider: String,
+    /// The provider's name for it.
+    pub provider_id: Option<String>,
+    /// Ahead of demand, or because a task waited.
+    pub origin: Origin,
+    /// Where it answers.
+    pub address: Option<String>,
+}
+
+/// How to reach a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Connection {
+    /// The way in by SSH.
+    pub ssh: SshConnection,
+    /// The Docker engine; for `remote_docker` only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub docker: Option<DockerConnection>,
+}
+
+/// The way in by SSH.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SshConnection {
+    /// An address.
+    pub host: String,
+    /// A port.
+    pub port: u16,
+    /// The user; may use sudo.
+    pub user: String,
+    /// OpenSSH private key.
+    pub private_key: String,
+    /// The VM's public host key, OpenSSH format; refuse any other.
+    pub host_key: String,
+}
+
+/// The Docker engine of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DockerConnection {
+    /// For `DOCKER_HOST`: `tcp://address:port`.
+    pub host: String,
+    /// `ca.pem`.
+    pub ca: String,
+    /// `cert.pem`.
+    pub cert: String,
+    /// `key.pem`.
+    pub key: String,
+}
+
+/// A VM, as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VmView {
+    /// Our id.
+    pub id: VmId,
+    /// Where it is.
+    pub state: VmState,
+    /// Why it is there, when there is more to say.
+    pub reason: Option<String>,
+    /// What it was made for.
+    pub executor: Executor,
+    /// Its class.
+    pub resource_class: String,
+    /// Ahead of demand, or because a task waited.
+    pub origin: Origin,
+    /// Which provider it comes from.
+    pub provider: String,
+    /// The provider's name for it.
+    pub provider_id: Option<String>,
+    /// Where it answers.
+    pub address: Option<String>,
+    /// The task that has it.
+    pub task_id: Option<TaskId>,
+    /// When the row was made.
+    pub created_at: DateTime<Utc>,
+    /// When it became available.
+    pub available_at: Option<DateTime<Utc>>,
+    /// When it ends itself, whatever happens.
+    pub absolute_end_at: DateTime<Utc>,
+    /// An operator's "do not touch".
+    pub hold: Option<Hold>,
+}
+
+/// An operator's "do not touch", with reason and expiry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Hold {
+    /// Why.
+    pub reason: String,
+    /// Until when; afterwards the usual rules apply.
+    pub until: DateTime<Utc>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct EventView {
+    /// Grows with time; a cursor.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// A short word for programs, such as `task.claimed`.
+    pub kind: String,
+    /// The task it is about.
+    pub task_id: Option<TaskId>,
+    /// The VM it is about.
+    pub vm_id: Option<VmId>,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<String>,
+}

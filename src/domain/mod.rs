@@ -1,0 +1,16 @@
+//! The words of the service and the decisions it takes: plain data and pure functions, nothing that waits.
+//!
+//! Every other module speaks in these types. `now` and randomness are arguments, so that a run can be repeated.
+//!
+//! Not here: SQL (`db`), clouds (`provider`), what happens inside a VM (`guest`).
+
+pub mod api;
+pub mod failure;
+pub mod ids;
+pub mod lifecycle;
+pub mod plan;
+pub mod resource_class;
+pub mod secret;
+pub mod settings;
+pub mod tags;
+pub mod task;

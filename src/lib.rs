@@ -1,0 +1,9 @@
+//! vm-service: gives every CI job a virtual machine of its own.
+//!
+//! `http` writes intent and reads state, `loops` carry it out, `domain` decides, `provider` and `guest` act; Postgres is the only
+//! shared state. Who may import whom is in `tests/it/walls.rs`.
+
+pub mod domain;
+pub mod guest;
+pub mod provider;
+pub mod ssh;

@@ -1,0 +1,169 @@
+//! One trait over everything that can make machines; its comments are the contract, and one suite of tests runs on all of them.
+//!
+//! Reads: the provider's own truth. Writes: the provider. Calls: a cloud, or QEMU on this host. Runs: from `loops` and `admin`.
+//!
+//! Not here: rows and decisions (`loops`, `domain::plan`); what happens inside a machine (`guest`).
+
+pub mod onhost;
+
+use crate::domain::resource_class::ResourceClass;
+use crate::domain::settings::Budget;
+use crate::domain::tags::Tags;
+use async_trait::async_trait;
+use std::net::IpAddr;
+
+/// One call that makes machines.
+#[derive(Clone, Debug)]
+pub struct LaunchSpec {
+    /// Names this attempt: the same token and parameters make nothing twice. At most 64 ASCII letters, digits and dashes.
+    pub client_token: String,
+    /// Put on every machine in the call that makes it.
+    pub tags: Tags,
+    /// Size of each machine.
+    pub class: ResourceClass,
+    /// How many, at least 1 and at most [`Provider::max_batch`]. Fewer may come.
+    pub count: u32,
+    /// Passed to the machines unread.
+    pub user_data: String,
+}
+
+/// What the provider says of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineState {
+    /// Made, not running yet.
+    Pending,
+    /// Runs; that does not mean reachable.
+    Running,
+    /// On its way to terminated, or to stopped.
+    Stopping,
+    /// Keeps its disk; costs little.
+    Stopped,
+    /// Gone, or a dead remainder that [`Provider::terminate`] clears away. Holds no capacity.
+    Terminated,
+}
+
+/// Where a machine answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// An address of its own.
+    pub ip: IpAddr,
+    /// 22 wherever the provider can.
+    pub ssh_port: u16,
+    /// 2376 wherever the provider can.
+    pub docker_port: u16,
+}
+
+/// A machine of this installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The provider's name for it; never used twice.
+    pub provider_id: String,
+    /// What it carries.
+    pub tags: Tags,
+    /// Where it is.
+    pub state: MachineState,
+    /// Known once it runs.
+    pub address: Option<Address>,
+}
+
+/// All machines of this installation that the provider would name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// In no order. Machines of other installations are never in it.
+    pub machines: Vec<Machine>,
+    /// False when a part could not be read: then absence proves nothing.
+    pub complete: bool,
+}
+
+/// One thing a check looked at.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// What was looked at.
+    pub what: String,
+    /// What was seen, and when wrong, what to change.
+    pub detail: String,
+}
+
+/// Named by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No room: try another candidate, or later.
+    #[error("no capacity: {0}")]
+    NoCapacity(String),
+    /// Asked too fast, nothing happened: put the call back.
+    #[error("throttled")]
+    Throttled,
+    /// Ours or the operator's to mend: more tries do not help.
+    #[error("refused: {0}")]
+    Invalid(String),
+    /// May have happened or not: ask again with the same token.
+    #[error("{what}")]
+    Transient {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+impl ProviderError {
+    /// An error that more tries may mend.
+    pub fn transient(what: impl Into<String>, source: impl Into<anyhow::Error>) -> Self {
+        Self::Transient { what: what.into(), source: source.into() }
+    }
+}
+
+/// Makes, shows and ends machines.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// The word in rows and answers: `onhost`, `ec2`, `sim`.
+    fn name(&self) -> &'static str;
+
+    /// Names the part of the world that this provider's machines live in: a region, or a host. Kept in every row.
+    fn place(&self) -> &str;
+
+    /// How many machines one launch may ask for.
+    fn max_batch(&self) -> u32;
+
+    /// What it can carry when the settings set no limits.
+    fn capacity(&self) -> Budget;
+
+    /// Makes machines and returns those that this token has made so far. Idempotent by token: a repeated call,
+    /// also from another process and after a crash at any line, makes nothing twice. Returns within 7 s; the machines may
+    /// still be pending.
+    ///
+    /// # Errors
+    /// After `Transient` the call is repeated with the same token; after the others with a new one or not at all.
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError>;
+
+    /// All machines of this installation in this place.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn list_machines(&self) -> Result<Listing, ProviderError>;
+
+    /// A direct look at one machine. `None`: the provider does not know it (just after its launch that means "not yet").
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError>;
+
+    /// Asks machines to die with their disks; ids that are unknown or dead already are fine. A machine is gone when
+    /// [`Provider::find_machine`] says `None` or `Terminated`.
+    ///
+    /// # Errors
+    /// Some may live on: ask again.
+    async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError>;
+
+    /// The end of what the machine wrote to its console, at most 64 KiB, as text; empty when there is none.
+    ///
+    /// # Errors
+    /// It could not be read this time.
+    async fn console(&self, provider_id: &str) -> Result<String, ProviderError>;
+
+    /// Looks whether machines can be made here, and says what to change. Makes none that outlast the call.
+    async fn check(&self) -> Vec<Finding>;
+}

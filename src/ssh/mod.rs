@@ -1,0 +1,1 @@
+//! SSH to a pinned host key, with a deadline on everything.
