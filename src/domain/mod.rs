@@ -4,8 +4,10 @@
 //!
 //! Not here: SQL (`db`), clouds (`provider`), what happens inside a VM (`guest`).
 
+pub mod access;
 pub mod api;
 pub mod failure;
+pub mod identity;
 pub mod ids;
 pub mod lifecycle;
 pub mod plan;

@@ -1,0 +1,165 @@
+//! What there is, counted and listed for the planners; reads only.
+
+use super::{Db, DbError};
+use crate::domain::ids::{LaunchId, VmId};
+use crate::domain::plan::assign::{Available, Room, Supply};
+use crate::domain::plan::gc::BoundVm;
+use crate::domain::task::Executor;
+use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Db {
+    /// VMs that a task may take, oldest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_available(&self, now: DateTime<Utc>) -> Result<Vec<Available>, DbError> {
+        let rows = sqlx::query_as!(
+            Available,
+            r#"-- census::list_available
+               select id as "id: VmId", executor as "executor: Executor", resource_class, available_at as "since!"
+               from vms.vms
+               where state = 'available' and (hold_until is null or hold_until <= $1) and available_at is not null
+               order by available_at"#,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// What there is of each kind of VM, and of late failures.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn supply(&self) -> Result<BTreeMap<(Executor, String), Supply>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::supply
+               select v.executor as "executor: Executor", v.resource_class,
+                      count(*) filter (where v.state in ('requested', 'launching', 'booting')) as "in_flight!",
+                      count(*) filter (where v.state <> 'terminated') as "live!",
+                      count(*) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as "failures!",
+                      max(v.start_failed_at) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as last_failure_at
+               from vms.vms v
+               left join (select executor, resource_class, max(available_at) as last_success_at
+                          from vms.vms group by executor, resource_class) s
+                   on s.executor = v.executor and s.resource_class = v.resource_class
+               where v.state <> 'terminated' or v.start_failed_at is not null
+               group by v.executor, v.resource_class"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let supply = Supply {
+                    in_flight: number(row.in_flight),
+                    live: number(row.live),
+                    failures: number(row.failures),
+                    last_failure_at: row.last_failure_at,
+                };
+                ((row.executor, row.resource_class), supply)
+            })
+            .collect())
+    }
+
+    /// VMs that have a task, by project.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn at_work(&self) -> Result<BTreeMap<String, u32>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::at_work
+               select project_id, count(*) as "count!" from vms.tasks where state in ('preparing', 'ready') group by project_id"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.project_id, u32::try_from(row.count).unwrap_or(u32::MAX))).collect())
+    }
+
+    /// How many more VMs the limits in force allow. A plan made of it can be late; the insert checks again.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn room(&self) -> Result<Room, DbError> {
+        let row = sqlx::query!(
+            r#"-- census::room
+               select greatest(b.max_vms - count(v.id), 0) as "vms!",
+                      greatest(b.max_in_flight - count(v.id) filter (where v.state in ('requested', 'launching', 'booting')), 0) as "in_flight!"
+               from vms.budget b left join vms.vms v on v.state <> 'terminated'
+               group by b.max_vms, b.max_in_flight"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Room { vms: number(row.vms), in_flight: number(row.in_flight) })
+    }
+
+    /// Every row of this provider and place that is bound to a machine and not terminated.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_bound(&self, place: (&str, &str)) -> Result<Vec<BoundVm>, DbError> {
+        let rows = sqlx::query_as!(
+            BoundVm,
+            r#"-- census::list_bound
+               select id as "id: VmId", provider_id as "provider_id!", missing_at, state = 'terminating' as "ending!"
+               from vms.vms
+               where state <> 'terminated' and provider_id is not null and provider = $1 and place = $2"#,
+            place.0,
+            place.1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Rows that wait for a machine, by launch, and the launches whose call is still to be made.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn launch_census(&self, place: (&str, &str)) -> Result<(BTreeMap<LaunchId, u32>, BTreeSet<LaunchId>), DbError> {
+        let free = sqlx::query!(
+            r#"-- census::launch_census (free rows)
+               select launch_id as "launch: LaunchId", count(*) as "count!" from vms.vms
+               where provider_id is null and state in ('requested', 'terminating') and provider = $1 and place = $2
+               group by launch_id"#,
+            place.0,
+            place.1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let open = sqlx::query_scalar!(
+            r#"-- census::launch_census (open launches)
+               select id as "id: LaunchId" from vms.launches where state = 'requested' and provider = $1 and place = $2"#,
+            place.0,
+            place.1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let free = free.into_iter().map(|row| (row.launch, u32::try_from(row.count).unwrap_or(u32::MAX))).collect();
+        Ok((free, open.into_iter().collect()))
+    }
+
+    /// Notes which VMs a complete list did not show, and which it shows again.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn note_missing(&self, missing: &[VmId], seen_again: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
+        if missing.is_empty() && seen_again.is_empty() {
+            return Ok(());
+        }
+        let ids = |vms: &[VmId]| vms.iter().map(|vm| vm.0).collect::<Vec<_>>();
+        sqlx::query!(
+            "-- census::note_missing
+             update vms.vms set missing_at = case when id = any($1) then $3::timestamptz end where id = any($1) or id = any($2)",
+            &ids(missing),
+            &ids(seen_again),
+            now
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}

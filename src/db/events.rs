@@ -1,0 +1,104 @@
+//! `vms.events`: what happened, for timelines and operators. Written in the transaction of what it tells; never holds a secret.
+
+use super::{Db, DbError};
+use crate::domain::api::EventView;
+use crate::domain::ids::{TaskId, VmId};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub struct Event<'a> {
+    /// A short word for programs, such as `task.claimed`.
+    pub kind: &'a str,
+    /// The task it is about.
+    pub task: Option<TaskId>,
+    /// The VM it is about.
+    pub vm: Option<VmId>,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Only of this task.
+    pub task: Option<TaskId>,
+    /// Only of this VM.
+    pub vm: Option<VmId>,
+    /// Only after this id.
+    pub after: Option<i64>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+/// Adds an event to the caller's transaction.
+pub(super) async fn insert(connection: &mut PgConnection, now: DateTime<Utc>, event: Event<'_>) -> Result<(), DbError> {
+    sqlx::query!(
+        "-- events::insert
+         insert into vms.events (at, kind, task_id, vm_id, message) values ($1, $2, $3, $4, $5)",
+        now,
+        event.kind,
+        event.task.map(|id| id.0),
+        event.vm.map(|id| id.0),
+        event.message,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Db {
+    /// Adds an event that stands alone.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn insert_event(&self, now: DateTime<Utc>, event: Event<'_>) -> Result<(), DbError> {
+        let mut connection = self.pool.acquire().await?;
+        insert(&mut connection, now, event).await
+    }
+
+    /// Adds an event for the task unless its newest event of this kind says the same: a reason to wait is told once, not each tick.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn insert_event_once(&self, now: DateTime<Utc>, task: TaskId, kind: &str, message: &str) -> Result<(), DbError> {
+        sqlx::query!(
+            "-- events::insert_event_once
+             insert into vms.events (at, kind, task_id, message)
+             select $1, $2, $3, $4
+             where $4 is distinct from
+                 (select message from vms.events where task_id = $3 and kind = $2 order by id desc limit 1)",
+            now,
+            kind,
+            task.0,
+            message,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Lists events, oldest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_events(&self, filter: &EventFilter) -> Result<Vec<EventView>, DbError> {
+        let rows = sqlx::query_as!(
+            EventView,
+            r#"-- events::list_events
+               select id, at, kind, task_id as "task_id: TaskId", vm_id as "vm_id: VmId", message
+               from vms.events
+               where ($1::uuid is null or task_id = $1) and ($2::uuid is null or vm_id = $2) and id > $3
+               order by id
+               limit $4"#,
+            filter.task.map(|id| id.0),
+            filter.vm.map(|id| id.0),
+            filter.after.unwrap_or(0),
+            filter.limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,29 @@
+//! `vms.installation`: who we are. Made once, by the first `up` or `migrate`.
+
+use super::{Db, DbError};
+use crate::domain::ids::InstallationId;
+use chrono::{DateTime, Utc};
+
+impl Db {
+    /// The installation's id; `fresh` becomes it when there is none. Whoever comes second gets the first one's.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn ensure_installation(&self, fresh: InstallationId, now: DateTime<Utc>) -> Result<InstallationId, DbError> {
+        sqlx::query!(
+            "-- installation::ensure_installation
+             insert into vms.installation (id, created_at) values ($1, $2) on conflict do nothing",
+            fresh.0,
+            now
+        )
+        .execute(&self.pool)
+        .await?;
+        let id = sqlx::query_scalar!(
+            r#"-- installation::ensure_installation (read)
+               select id as "id: InstallationId" from vms.installation"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(id)
+    }
+}

@@ -1,0 +1,91 @@
+//! Every SQL statement of the service, one file a table; callers see verbs and rows, never SQL.
+//!
+//! Reads, writes: Postgres, schema `vms`. Calls: nothing else. Runs: from `http`, `loops` and `admin`.
+//!
+//! `now` is an argument of every statement that needs it. A write on a leased row carries its fencing token.
+
+pub mod budget;
+pub mod census;
+pub mod claims;
+pub mod connect;
+pub mod events;
+pub mod history;
+pub mod installation;
+pub mod launches;
+pub mod orphans;
+pub mod release;
+pub mod settings;
+pub mod tasks;
+pub mod tokens;
+pub mod vm_list;
+pub mod vms;
+pub mod wake;
+
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+
+/// Every migration; forward only.
+pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
+
+/// The pool and the wake-ups that follow its commits.
+#[derive(Clone, Debug)]
+pub struct Db {
+    /// Connections for short statements.
+    pub pool: PgPool,
+    /// Tells the loops of every process that there is work.
+    pub wake: wake::Wake,
+}
+
+/// Named by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// Postgres cannot be asked now: answer 503, or tick again.
+    #[error("the database cannot be reached")]
+    Unavailable(#[source] sqlx::Error),
+    /// A limit stands in the way: wait until something has ended.
+    #[error("{0}")]
+    LimitReached(String),
+    /// Somebody else was there first, or the row is not where the caller believed: look again.
+    #[error("{0}")]
+    Conflict(String),
+    /// The lease is gone, and with it the right to write.
+    #[error("the lease on this row is lost")]
+    LostLease,
+    /// A defect: log it.
+    #[error("the database refused a statement")]
+    Refused(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
+        let message = || error.as_database_error().map(|e| e.message().to_owned()).unwrap_or_default();
+        match code.as_deref() {
+            // Raised by the triggers of migrations/0002_rules.sql.
+            Some("VM001") => Self::Conflict(message()),
+            Some("VM002") => Self::LimitReached(message()),
+            // Unique and foreign keys; serialization failure and deadlock.
+            Some("23505" | "23503" | "40001" | "40P01") => Self::Conflict(message()),
+            // Classes 08 (connection), 57P (operator intervention), 53 (resources).
+            Some(code) if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => Self::Unavailable(error),
+            Some(_) => Self::Refused(error),
+            None => match error {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::Protocol(_) => Self::Unavailable(error),
+                other => Self::Refused(other),
+            },
+        }
+    }
+}
+
+/// One row changed; none means that the lease was lost.
+fn leased(changed: u64) -> Result<(), DbError> {
+    if changed == 1 { Ok(()) } else { Err(DbError::LostLease) }
+}
+
+/// How long a lease lasts without renewal, seconds (DESIGN.md §12).
+pub const LEASE_SECONDS: f64 = 10.0;

@@ -1,0 +1,331 @@
+//! How tasks end, and the one place where a VM's end begins: whoever wants a VM gone comes through [`end_vms`], and a held VM
+//! survives all of them until its hold ends.
+
+use super::events::{self, Event};
+use super::{Db, DbError};
+use crate::domain::failure::Failure;
+use crate::domain::ids::{TaskId, VmId};
+use crate::domain::lifecycle::TaskState;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+/// Begins the end of these VMs, except held ones; returns those whose end began. Their secrets are erased, and whoever holds a
+/// lease on one has lost it.
+pub(super) async fn end_vms(
+    connection: &mut PgConnection,
+    vms: &[VmId],
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<VmId>, DbError> {
+    let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+    let ended = sqlx::query_scalar!(
+        r#"-- release::end_vms
+           update vms.vms
+           set state = 'terminating', reason = $2, terminating_at = $3, deadline_at = null, due_at = $3, identity_sealed = null,
+               lease_token = lease_token + 1, lease_until = null
+           where id = any($1) and state not in ('terminating', 'terminated') and (hold_until is null or hold_until <= $3)
+           returning id as "id: VmId""#,
+        &ids,
+        reason,
+        now,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for vm in &ended {
+        let message = format!("To be terminated: {reason}.");
+        events::insert(connection, now, Event { kind: "vm.terminating", task: None, vm: Some(*vm), message }).await?;
+    }
+    Ok(ended)
+}
+
+impl Db {
+    /// The dispatcher says that the job is over. Idempotent: a task that has ended stays as it is. Returns its state, none when
+    /// there is no such task in the live table.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn release_task(&self, task: TaskId, now: DateTime<Utc>) -> Result<Option<TaskState>, DbError> {
+        let mut tx = self.pool.begin().await?;
+        let Some(row) = sqlx::query!(
+            r#"-- release::release_task (lock)
+               select state as "state: TaskState", vm_id as "vm_id: VmId" from vms.tasks where id = $1 for update"#,
+            task.0
+        )
+        .fetch_optional(&mut *tx)
+        .await?
+        else {
+            return Ok(None);
+        };
+        if row.state.is_terminal() {
+            return Ok(Some(row.state));
+        }
+        let end = if row.state == TaskState::Ready { TaskState::Released } else { TaskState::Cancelled };
+        sqlx::query!(
+            "-- release::release_task
+             update vms.tasks set state = $2, ended_at = $3, lease_token = lease_token + 1, lease_until = null where id = $1",
+            task.0,
+            end.as_str(),
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let message = if end == TaskState::Released { "The job is over." } else { "Taken back before it was ready." };
+        events::insert(&mut tx, now, Event { kind: "task.released", task: Some(task), vm: row.vm_id, message: message.to_owned() })
+            .await?;
+        if let Some(vm) = row.vm_id {
+            end_vms(&mut tx, &[vm], "the job is over", now).await?;
+        }
+        tx.commit().await?;
+        self.wake.send();
+        Ok(Some(end))
+    }
+
+    /// Ends an open task with its reason, and its VM. False when it had ended already.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn fail_task(&self, task: TaskId, failure: &Failure, now: DateTime<Utc>) -> Result<bool, DbError> {
+        let mut tx = self.pool.begin().await?;
+        let ended = fail(&mut tx, task, TaskState::Failed, failure, now).await?;
+        tx.commit().await?;
+        if ended {
+            self.wake.send();
+        }
+        Ok(ended)
+    }
+
+    /// Ends tasks whose own deadline has passed, or whose dispatcher fell silent. Returns how many.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn expire_tasks(&self, now: DateTime<Utc>) -> Result<usize, DbError> {
+        use crate::domain::failure::FailureCode::{LeaseExpired, MaxRunExceeded};
+        let due = sqlx::query!(
+            r#"-- release::expire_tasks
+               select id as "id: TaskId", coalesce(expires_at <= $1, false) as "too_long!" from vms.tasks
+               where state in ('queued', 'preparing', 'ready') and (expires_at <= $1 or heartbeat_until <= $1)
+               limit 500"#,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut expired = 0;
+        for row in due {
+            let failure = if row.too_long {
+                Failure::new(MaxRunExceeded, "The job held its VM longer than it may.")
+            } else {
+                Failure::new(LeaseExpired, "The dispatcher sent no heartbeat in time.")
+            };
+            let mut tx = self.pool.begin().await?;
+            // Judged again under the row's lock: a heartbeat may have come meanwhile.
+            let still = sqlx::query_scalar!(
+                r#"-- release::expire_tasks (again)
+                   select (expires_at <= $2 or heartbeat_until <= $2) from vms.tasks where id = $1 for update"#,
+                row.id.0,
+                now
+            )
+            .fetch_optional(&mut *tx)
+            .await?
+            .flatten();
+            if still == Some(true) && fail(&mut tx, row.id, TaskState::Expired, &failure, now).await? {
+                expired += 1;
+            }
+            tx.commit().await?;
+        }
+        if expired > 0 {
+            self.wake.send();
+        }
+        Ok(expired)
+    }
+
+    /// Begins the end of every VM whose time is up: past its absolute end, stuck past its state's deadline, drained, or left by a
+    /// task that has ended (after a hold). Returns how many.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn end_overdue_vms(&self, now: DateTime<Utc>) -> Result<usize, DbError> {
+        let due = sqlx::query!(
+            r#"-- release::end_overdue_vms
+               select v.id as "id: VmId", v.state as "state!",
+                      (v.absolute_end_at <= $1) as "too_old!", coalesce(v.deadline_at <= $1, false) as "stuck!"
+               from vms.vms v
+               where v.state not in ('requested', 'terminating', 'terminated') and (v.hold_until is null or v.hold_until <= $1)
+                 and not exists (select from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready'))
+                 and (v.absolute_end_at <= $1 or v.deadline_at <= $1 or v.state in ('assigned', 'draining'))
+               limit 500"#,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for row in &due {
+            let reason = match (row.too_old, row.stuck, row.state.as_str()) {
+                (true, _, _) => "it reached its absolute end",
+                (_, true, "available") => "it waited too long for a job",
+                (_, true, _) => "it did not start in time",
+                (_, _, "draining") => "it is not needed any more",
+                _ => "the job is over",
+            };
+            let failed_start = row.stuck && matches!(row.state.as_str(), "launching" | "booting");
+            let mut tx = self.pool.begin().await?;
+            if !end_vms(&mut tx, &[row.id], reason, now).await?.is_empty() && failed_start {
+                mark_failed_start(&mut tx, row.id, now).await?;
+            }
+            tx.commit().await?;
+        }
+        if !due.is_empty() {
+            self.wake.send();
+        }
+        Ok(due.len())
+    }
+
+    /// An operator ends VMs; a task that runs on one fails with that reason. Held ones stay. Returns those whose end began.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn terminate_vms(&self, vms: &[VmId], failure: &Failure, now: DateTime<Utc>) -> Result<Vec<VmId>, DbError> {
+        let mut tx = self.pool.begin().await?;
+        let ended = end_vms(&mut tx, vms, &failure.detail, now).await?;
+        fail_tasks_of(&mut tx, &ended, failure, now).await?;
+        tx.commit().await?;
+        self.wake.send();
+        Ok(ended)
+    }
+
+    /// A VM that cannot be used: its machine died, or it could not be made ready. A task that had begun fails; one that waits or
+    /// prepares goes back to the queue. `lease` is the caller's fencing token; none for a caller that saw the machine dead.
+    ///
+    /// # Errors
+    /// `LostLease`.
+    pub async fn give_up_vm(
+        &self,
+        vm: VmId,
+        lease: Option<i64>,
+        failure: &Failure,
+        console: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), DbError> {
+        let mut tx = self.pool.begin().await?;
+        let row = sqlx::query!(
+            "-- release::give_up_vm (lock)
+             select lease_token, available_at is null as \"not_started!\" from vms.vms
+             where id = $1 and state not in ('terminating', 'terminated') for update",
+            vm.0
+        )
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(DbError::LostLease)?;
+        if lease.is_some_and(|lease| lease != row.lease_token) {
+            return Err(DbError::LostLease);
+        }
+        requeue_preparing(&mut tx, vm, &failure.detail, now).await?;
+        // A hold on a dead machine keeps nothing; a held machine that lives is kept aside until the hold ends.
+        sqlx::query!(
+            "-- release::give_up_vm (hold, console)
+             update vms.vms
+             set console = nullif($2, ''), hold_reason = case when $3 then null else hold_reason end,
+                 hold_until = case when $3 then null else hold_until end
+             where id = $1",
+            vm.0,
+            console,
+            lease.is_none(),
+        )
+        .execute(&mut *tx)
+        .await?;
+        let ended = end_vms(&mut tx, &[vm], &failure.detail, now).await?;
+        if ended.is_empty() {
+            quarantine(&mut tx, vm, &failure.detail).await?;
+        }
+        if row.not_started {
+            mark_failed_start(&mut tx, vm, now).await?;
+        }
+        fail_tasks_of(&mut tx, &ended, failure, now).await?;
+        tx.commit().await?;
+        self.wake.send();
+        Ok(())
+    }
+}
+
+async fn quarantine(connection: &mut PgConnection, vm: VmId, reason: &str) -> Result<(), DbError> {
+    sqlx::query!(
+        "-- release::quarantine
+         update vms.vms
+         set state = 'quarantined', reason = $2, deadline_at = hold_until, lease_token = lease_token + 1, lease_until = null
+         where id = $1",
+        vm.0,
+        reason,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn mark_failed_start(connection: &mut PgConnection, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
+    sqlx::query!("-- release::mark_failed_start\n update vms.vms set start_failed_at = $2 where id = $1", vm.0, now)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn requeue_preparing(connection: &mut PgConnection, vm: VmId, detail: &str, now: DateTime<Utc>) -> Result<(), DbError> {
+    let tasks = sqlx::query_scalar!(
+        r#"-- release::requeue_preparing
+           update vms.tasks set state = 'queued', vm_id = null, due_at = $2, lease_token = lease_token + 1, lease_until = null
+           where vm_id = $1 and state = 'preparing' returning id as "id: TaskId""#,
+        vm.0,
+        now
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for task in tasks {
+        let message = format!("Waits again: {detail}");
+        events::insert(connection, now, Event { kind: "task.requeued", task: Some(task), vm: Some(vm), message }).await?;
+    }
+    Ok(())
+}
+
+async fn fail_tasks_of(connection: &mut PgConnection, vms: &[VmId], failure: &Failure, now: DateTime<Utc>) -> Result<(), DbError> {
+    let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+    let tasks = sqlx::query_scalar!(
+        r#"-- release::fail_tasks_of
+           select id as "id: TaskId" from vms.tasks where vm_id = any($1) and state in ('preparing', 'ready')"#,
+        &ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for task in tasks {
+        fail(connection, task, TaskState::Failed, failure, now).await?;
+    }
+    Ok(())
+}
+
+async fn fail(
+    connection: &mut PgConnection,
+    task: TaskId,
+    end: TaskState,
+    failure: &Failure,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let Some(vm) = sqlx::query_scalar!(
+        r#"-- release::fail
+           update vms.tasks
+           set state = $2, failure_code = $3, failure_detail = $4, ended_at = $5, lease_token = lease_token + 1, lease_until = null
+           where id = $1 and state in ('queued', 'preparing', 'ready')
+           returning vm_id as "vm_id: VmId""#,
+        task.0,
+        end.as_str(),
+        failure.code.as_str(),
+        failure.detail,
+        now,
+    )
+    .fetch_optional(&mut *connection)
+    .await?
+    else {
+        return Ok(false);
+    };
+    let message = failure.detail.clone();
+    events::insert(connection, now, Event { kind: "task.failed", task: Some(task), vm, message }).await?;
+    if let Some(vm) = vm {
+        end_vms(connection, &[vm], &failure.detail, now).await?;
+    }
+    Ok(true)
+}

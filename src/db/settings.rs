@@ -1,0 +1,70 @@
+//! `vms.settings`: live settings, one row a version; the newest is in force, and nobody overwrites what he has not seen.
+
+use super::{Db, DbError};
+use crate::domain::settings::Settings;
+use chrono::{DateTime, Utc};
+
+/// A version of the settings; 0 when none was ever saved and the seed is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// Grows with every save.
+    pub version: i64,
+    /// The settings.
+    pub settings: Settings,
+}
+
+impl Db {
+    /// The newest settings; none when none was ever saved.
+    ///
+    /// # Errors
+    /// `Refused` when the row cannot be read by this binary.
+    pub async fn find_settings(&self) -> Result<Option<Versioned>, DbError> {
+        let row = sqlx::query!(
+            "-- settings::find_settings
+             select version, body from vms.settings order by version desc limit 1"
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| {
+            let settings = serde_json::from_value(row.body).map_err(|e| DbError::Refused(sqlx::Error::Decode(Box::new(e))))?;
+            Ok(Versioned { version: row.version, settings })
+        })
+        .transpose()
+    }
+
+    /// Saves a new version on top of `seen`.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody saved since `seen` was read.
+    pub async fn insert_settings(
+        &self,
+        seen: i64,
+        settings: &Settings,
+        now: DateTime<Utc>,
+        principal: &str,
+    ) -> Result<i64, DbError> {
+        let body = serde_json::to_value(settings).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
+        let mut tx = self.pool.begin().await?;
+        // One saver at a time: without the lock two could both see `seen` as the newest.
+        sqlx::query!("-- settings::insert_settings (lock)\n lock table vms.settings in share row exclusive mode")
+            .execute(&mut *tx)
+            .await?;
+        let version = sqlx::query_scalar!(
+            "-- settings::insert_settings
+             insert into vms.settings (body, created_at, created_by)
+             select $1, $2, $3
+             where coalesce((select max(version) from vms.settings), 0) = $4
+             returning version",
+            body,
+            now,
+            principal,
+            seen,
+        )
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| DbError::Conflict("the settings were changed by somebody else".to_owned()))?;
+        tx.commit().await?;
+        self.wake.send();
+        Ok(version)
+    }
+}

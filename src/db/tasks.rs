@@ -1,0 +1,311 @@
+//! `vms.tasks`: what dispatchers asked for, kept once and answered the same each time.
+//!
+//! Not here: how a task gets its VM (`claims`), how tasks end (`release`).
+
+use super::events::{self, Event};
+use super::{Db, DbError, claims, history};
+use crate::domain::api::{TaskView, TaskVm};
+use crate::domain::failure::{Failure, FailureCode};
+use crate::domain::ids::{TaskId, VmId};
+use crate::domain::lifecycle::TaskState;
+use crate::domain::plan::assign::Waiting;
+use crate::domain::tags::Origin;
+use crate::domain::task::{Executor, TaskRequest};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+/// A task to be made.
+#[derive(Clone, Debug)]
+pub struct NewTask<'a> {
+    /// Its id.
+    pub id: TaskId,
+    /// Whose it is.
+    pub principal: &'a str,
+    /// What is asked for.
+    pub request: &'a TaskRequest,
+    /// Of the body; the same id with another body is refused.
+    pub request_hash: &'a [u8],
+    /// The longest the job may hold its VM, seconds.
+    pub max_run_seconds: i32,
+}
+
+/// A task with what is needed to answer for it.
+#[derive(Clone, Debug)]
+pub struct TaskRow {
+    /// As its owner sees it, without the connection.
+    pub view: TaskView,
+    /// Whose it is.
+    pub principal: String,
+    /// Of the body.
+    pub request_hash: Vec<u8>,
+    /// While `ready`: what the connection is made of.
+    pub way_in: Option<WayIn>,
+}
+
+/// What the connection of a VM is made of.
+#[derive(Clone, Debug)]
+pub struct WayIn {
+    /// The VM, also the associated data of the seal.
+    pub vm: VmId,
+    /// Sealed [`crate::domain::identity::Identity`].
+    pub identity_sealed: Vec<u8>,
+    /// An IP address.
+    pub address: String,
+    /// Its ports.
+    pub ssh_port: u16,
+    /// Its ports.
+    pub docker_port: u16,
+}
+
+/// What came of asking for a task.
+#[derive(Clone, Debug)]
+pub enum Ensured {
+    /// It was made now.
+    Created(Box<TaskRow>),
+    /// It was there already, with the same body.
+    Same(Box<TaskRow>),
+    /// The id is taken: by another body, or by another principal.
+    Taken,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// Only of this principal.
+    pub principal: Option<String>,
+    /// Only in this state.
+    pub state: Option<TaskState>,
+    /// Only of this project.
+    pub project: Option<String>,
+    /// Only older than this task.
+    pub before: Option<(DateTime<Utc>, TaskId)>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+struct Raw {
+    id: TaskId,
+    principal: String,
+    request_hash: Vec<u8>,
+    request: Json<TaskRequest>,
+    state: TaskState,
+    failure_code: Option<FailureCode>,
+    failure_detail: Option<String>,
+    created_at: DateTime<Utc>,
+    ready_at: Option<DateTime<Utc>>,
+    ended_at: Option<DateTime<Utc>>,
+    vm_id: Option<VmId>,
+    provider: Option<String>,
+    provider_id: Option<String>,
+    origin: Option<Origin>,
+    address: Option<String>,
+    ssh_port: Option<i32>,
+    docker_port: Option<i32>,
+    identity_sealed: Option<Vec<u8>>,
+}
+
+impl From<Raw> for TaskRow {
+    fn from(raw: Raw) -> Self {
+        let vm = match (raw.vm_id, raw.provider, raw.origin) {
+            (Some(id), Some(provider), Some(origin)) => {
+                Some(TaskVm { id, provider, provider_id: raw.provider_id, origin, address: raw.address.clone() })
+            }
+            _ => None,
+        };
+        let way_in = match raw.state {
+            TaskState::Ready => way_in(raw.vm_id, raw.identity_sealed, raw.address, raw.ssh_port, raw.docker_port),
+            _ => None,
+        };
+        let view = TaskView {
+            id: raw.id,
+            state: raw.state,
+            request: raw.request.0,
+            created_at: raw.created_at,
+            ready_at: raw.ready_at,
+            ended_at: raw.ended_at,
+            vm,
+            connection: None,
+            failure: raw.failure_code.map(|code| Failure::new(code, raw.failure_detail.unwrap_or_default())),
+        };
+        Self { view, principal: raw.principal, request_hash: raw.request_hash, way_in }
+    }
+}
+
+pub(super) fn way_in(
+    vm: Option<VmId>,
+    sealed: Option<Vec<u8>>,
+    address: Option<String>,
+    ssh_port: Option<i32>,
+    docker_port: Option<i32>,
+) -> Option<WayIn> {
+    let port = |port: Option<i32>| port.and_then(|p| u16::try_from(p).ok());
+    Some(WayIn { vm: vm?, identity_sealed: sealed?, address: address?, ssh_port: port(ssh_port)?, docker_port: port(docker_port)? })
+}
+
+async fn find(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskRow>, DbError> {
+    let raw = sqlx::query_as!(
+        Raw,
+        r#"-- tasks::find
+           select t.id as "id: TaskId", t.principal, t.request_hash, t.request as "request: Json<TaskRequest>",
+                  t.state as "state: TaskState", t.failure_code as "failure_code: FailureCode", t.failure_detail,
+                  t.created_at, t.ready_at, t.ended_at, t.vm_id as "vm_id: VmId",
+                  v.provider as "provider?", v.provider_id, v.origin as "origin?: Origin", v.address, v.ssh_port, v.docker_port, v.identity_sealed
+           from vms.tasks t left join vms.vms v on v.id = t.vm_id
+           where t.id = $1"#,
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(raw.map(TaskRow::from))
+}
+
+impl Db {
+    /// Makes the task, or finds that it is there. When no waiting task ranks before it and a fitting VM is available, it has
+    /// that VM in the same commit, and is `ready` unless something must be put into the VM first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn ensure_task(&self, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Ensured, DbError> {
+        let mut tx = self.pool.begin().await?;
+        let inserted = insert(&mut tx, new, now).await?;
+        if !inserted {
+            let found = match find(&mut tx, new.id).await? {
+                Some(row) => Some(row),
+                None => history::find_task(&mut tx, new.id).await?,
+            };
+            tx.commit().await?;
+            return Ok(match found {
+                Some(row) if row.principal == new.principal && row.request_hash == new.request_hash => Ensured::Same(Box::new(row)),
+                _ => Ensured::Taken,
+            });
+        }
+        let kind = "task.created";
+        let message = format!("Asked for a {} VM of class {}.", new.request.executor, new.request.resource_class);
+        events::insert(&mut tx, now, Event { kind, task: Some(new.id), vm: None, message }).await?;
+        if let Some(vm) = claims::pick_vm(&mut tx, new.request).await? {
+            match claims::claim_in_savepoint(&mut tx, new.id, vm, now).await {
+                // Over the project's limit: the task waits.
+                Ok(()) | Err(DbError::LimitReached(_) | DbError::Conflict(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let row = find(&mut tx, new.id).await?.ok_or_else(|| DbError::Conflict("the task vanished".to_owned()))?;
+        tx.commit().await?;
+        self.wake.send();
+        Ok(Ensured::Created(Box::new(row)))
+    }
+
+    /// The task, from the live table or from the history.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_task(&self, id: TaskId) -> Result<Option<TaskRow>, DbError> {
+        let mut connection = self.pool.acquire().await?;
+        match find(&mut connection, id).await? {
+            Some(row) => Ok(Some(row)),
+            None => history::find_task(&mut connection, id).await,
+        }
+    }
+
+    /// Lists tasks, newest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskView>, DbError> {
+        let rows = sqlx::query_as!(
+            Raw,
+            r#"-- tasks::list_tasks
+               select t.id as "id: TaskId", t.principal, t.request_hash, t.request as "request: Json<TaskRequest>",
+                      t.state as "state: TaskState", t.failure_code as "failure_code: FailureCode", t.failure_detail,
+                      t.created_at, t.ready_at, t.ended_at, t.vm_id as "vm_id: VmId",
+                      v.provider as "provider?", v.provider_id, v.origin as "origin?: Origin", v.address, v.ssh_port, v.docker_port,
+                      null::bytea as identity_sealed
+               from vms.tasks t left join vms.vms v on v.id = t.vm_id
+               where ($1::text is null or t.principal = $1) and ($2::text is null or t.state = $2)
+                 and ($3::text is null or t.project_id = $3)
+                 and ($4::timestamptz is null or (t.created_at, t.id) < ($4, $5))
+               order by t.created_at desc, t.id desc
+               limit $6"#,
+            filter.principal,
+            filter.state.map(TaskState::as_str),
+            filter.project,
+            filter.before.map(|(at, _)| at),
+            filter.before.map(|(_, id)| id.0),
+            filter.limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|raw| TaskRow::from(raw).view).collect())
+    }
+
+    /// The tasks that wait, in the queue's order, with the number of starts that failed since each began to wait.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_waiting(&self, limit: i64) -> Result<Vec<Waiting>, DbError> {
+        let rows = sqlx::query_as!(
+            Waiting,
+            r#"-- tasks::list_waiting
+               select t.id as "id: TaskId", t.executor as "executor: Executor", t.resource_class, t.project_id,
+                      (select count(*) from vms.vms v
+                       where v.executor = t.executor and v.resource_class = t.resource_class
+                         and v.start_failed_at > t.created_at) as "failed_starts!",
+                      (select v.reason from vms.vms v
+                       where v.executor = t.executor and v.resource_class = t.resource_class and v.start_failed_at > t.created_at
+                       order by v.start_failed_at desc limit 1) as last_failure
+               from vms.tasks t
+               where t.state = 'queued'
+               order by t.priority desc, t.created_at, t.id
+               limit $1"#,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Renews the dispatcher's lease; false when the task is not open any more.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn heartbeat(&self, task: TaskId, now: DateTime<Utc>) -> Result<bool, DbError> {
+        let done = sqlx::query!(
+            "-- tasks::heartbeat
+             update vms.tasks set heartbeat_until = $2::timestamptz + make_interval(secs => lease_seconds)
+             where id = $1 and state in ('queued', 'preparing', 'ready')",
+            task.0,
+            now,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+async fn insert(connection: &mut PgConnection, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<bool, DbError> {
+    let request = serde_json::to_value(new.request).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
+    let lease_seconds = new.request.lease_seconds.and_then(|s| i32::try_from(s).ok());
+    let done = sqlx::query!(
+        "-- tasks::insert
+         insert into vms.tasks (id, principal, request_hash, request, executor, resource_class, project_id, priority,
+                                created_at, due_at, max_run_seconds, lease_seconds, heartbeat_until)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $9::timestamptz + make_interval(secs => $11::int)
+         where not exists (select from vms.history where kind = 'task' and id = $1)
+         on conflict (id) do nothing",
+        new.id.0,
+        new.principal,
+        new.request_hash,
+        request,
+        new.request.executor.as_str(),
+        new.request.resource_class,
+        new.request.project_id,
+        new.request.priority,
+        now,
+        new.max_run_seconds,
+        lease_seconds,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
