@@ -37,7 +37,7 @@ pub enum GuestError {
     /// Nobody answered before the deadline: the VM does not boot, replace it.
     #[error("no SSH server answered within {0:?}")]
     NotReachable(Duration),
-    /// Somebody else answers there: nothing was sent; quarantine the VM.
+    /// Somebody else answers there: nothing was sent; replace it.
     #[error("the SSH server showed another host key than the pinned one")]
     WrongHostKey,
     /// The key was refused: this VM is not in the state the row says; replace it.
