@@ -214,7 +214,7 @@ impl Db {
     pub async fn give_up_vm(
         &self,
         vm: VmId,
-        lease: Option<i64>,
+        evidence: Evidence,
         failure: &Failure,
         console: &str,
         now: DateTime<Utc>,

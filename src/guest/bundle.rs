@@ -5,7 +5,7 @@
 //! Files with a format of their own (systemd units, apt, Docker's JSON) are written here; the script only puts them in place.
 
 use super::Personality;
-use super::identity::{Identity, USER};
+use crate::domain::identity::{Identity, USER};
 use crate::domain::secret::Secret;
 use crate::domain::settings::GuestSettings;
 use russh::keys::PublicKey;

@@ -1,13 +1,13 @@
 //! A throw-away certificate authority per VM, and what it signs. The authority's key exists only inside [`DockerIdentity::generate`],
 //! so nobody can ever sign another certificate for this VM; an address that changes means a new identity.
 
-use crate::domain::secret::{self, Secret};
+use crate::domain::identity::DockerIdentity;
+use crate::domain::secret::Secret;
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType,
 };
-use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -15,23 +15,6 @@ use std::time::Duration;
 const CLOCK_MARGIN: TimeDelta = TimeDelta::hours(1);
 /// The host name inside every VM.
 const VM_NAME: &str = "vm";
-
-/// The Docker certificates of one VM. The authority's key is not kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DockerIdentity {
-    /// The authority's certificate, PEM.
-    pub ca: String,
-    /// The engine's certificate, PEM.
-    pub server_cert: String,
-    /// The engine's key, PEM.
-    #[serde(with = "secret::exposed")]
-    pub server_key: Secret,
-    /// The job's certificate, PEM.
-    pub client_cert: String,
-    /// The job's key, PEM.
-    #[serde(with = "secret::exposed")]
-    pub client_key: Secret,
-}
 
 impl DockerIdentity {
     /// Makes an authority and what it signs, valid from an hour before `now` to `valid_until`. The engine may be called by each of

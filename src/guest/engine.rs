@@ -1,7 +1,7 @@
 //! Proves from outside that a VM's Docker engine answers over TLS, to the client certificate of its identity and with a server
 //! certificate that its own authority has signed for this address.
 
-use super::docker_tls::DockerIdentity;
+use crate::domain::identity::DockerIdentity;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;

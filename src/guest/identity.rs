@@ -1,51 +1,14 @@
-//! Who a VM is: the keys it is first met with, and the keys it has afterwards. Made here, never inside the VM.
+//! Makes who a VM is: the keys it is first met with, and the keys it has afterwards. Made here, never inside the VM.
 
-use super::docker_tls::DockerIdentity;
-use crate::domain::secret::{self, Secret};
+use crate::domain::identity::{Bootstrap, DockerIdentity, Identity};
+use crate::domain::secret::Secret;
 use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use zeroize::Zeroizing;
-
-/// The user that logs in; exists in every image, may use sudo.
-pub const USER: &str = "circleci";
-
-/// The keys a launch's machines are first met with. Only its host key (both halves) and the public half of the login are in
-/// the user data. Sealed in the launch's row; void after first contact.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Bootstrap {
-    /// OpenSSH private key of the machine's SSH server.
-    #[serde(with = "secret::exposed")]
-    pub host_private: Secret,
-    /// Its public half, OpenSSH, one line.
-    pub host_public: String,
-    /// OpenSSH private key of the login; never leaves the service.
-    #[serde(with = "secret::exposed")]
-    pub login_private: Secret,
-    /// Its public half, OpenSSH, one line.
-    pub login_public: String,
-}
-
-/// The keys a VM has from first contact to its end. Sealed in the VM's row, erased at release.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Identity {
-    /// OpenSSH private key of its SSH server.
-    #[serde(with = "secret::exposed")]
-    pub host_private: Secret,
-    /// Its public half, OpenSSH, one line.
-    pub host_public: String,
-    /// OpenSSH private key of its login: part of the task's answer.
-    #[serde(with = "secret::exposed")]
-    pub login_private: Secret,
-    /// Its public half, OpenSSH, one line.
-    pub login_public: String,
-    /// For `remote_docker`.
-    pub docker: Option<DockerIdentity>,
-}
 
 /// The system has no randomness, or the cryptographic library refused: nothing that another try mends at once.
 #[derive(Debug, thiserror::Error)]

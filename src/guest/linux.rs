@@ -4,9 +4,9 @@
 //! The machine's first state is *bootstrap*, its last *identity*; a service that crashed in between leaves either, or a mixture
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
-use super::docker_tls::DockerIdentity;
-use super::identity::{Bootstrap, Identity, USER};
 use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, user_data};
+use crate::domain::identity::DockerIdentity;
+use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::secret::Secret;
 use crate::ssh::{ExitStatus, Session, SshError, Target, printable};
 use async_trait::async_trait;

@@ -14,10 +14,10 @@ pub mod identity;
 pub mod linux;
 pub mod user_data;
 
+use crate::domain::identity::{Bootstrap, Identity};
 use crate::domain::settings::GuestSettings;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use identity::{Bootstrap, Identity};
 use std::net::SocketAddr;
 use std::time::Duration;
 

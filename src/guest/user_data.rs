@@ -6,7 +6,7 @@
 //! leaves the work to cloud-init, which takes many seconds longer. What is not said here are cloud-init's defaults: with
 //! `ssh_keys`, other host keys are deleted and none are generated.
 
-use super::identity::Bootstrap;
+use crate::domain::identity::Bootstrap;
 use serde_json::json;
 use std::time::Duration;
 

@@ -8,11 +8,11 @@
 use super::{Act, Loop, World};
 use crate::db::DbError;
 use crate::db::launches::NewLaunch;
+use crate::domain::identity::Bootstrap;
 use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::plan::assign::{Launch, Room, Snapshot, plan_assign};
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
-use crate::guest::identity;
 use crate::provider::Provider;
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -78,10 +78,16 @@ impl Loop for Assign {
     }
 }
 
-async fn insert(world: &World, provider: &dyn Provider, settings: &Settings, launch: &Launch, now: DateTime<Utc>) -> anyhow::Result<()> {
+async fn insert(
+    world: &World,
+    provider: &dyn Provider,
+    settings: &Settings,
+    launch: &Launch,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
     let Ok(class) = settings.class(launch.executor, &launch.resource_class) else { return Ok(()) };
     let id = LaunchId((world.fresh_id)());
-    let bootstrap = identity::new_bootstrap().context("making a bootstrap identity")?;
+    let bootstrap = Bootstrap::generate().context("making a bootstrap identity")?;
     let new = NewLaunch {
         id,
         vms: (0..launch.count).map(|_| VmId((world.fresh_id)())).collect(),

@@ -82,7 +82,11 @@ fn seen(listing: &Listing) -> Vec<SeenMachine> {
     listing
         .machines
         .iter()
-        .map(|m| SeenMachine { provider_id: m.provider_id.clone(), launch: m.tags.launch, dead: m.state == MachineState::Terminated })
+        .map(|m| SeenMachine {
+            provider_id: m.provider_id.clone(),
+            launch: m.tags.launch,
+            dead: m.state == MachineState::Terminated,
+        })
         .collect()
 }
 

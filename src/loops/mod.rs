@@ -14,6 +14,7 @@ pub mod launch;
 pub mod lease;
 pub mod prepare;
 pub mod reach;
+pub mod settings;
 pub mod terminate;
 pub mod timers;
 
@@ -64,11 +65,7 @@ impl World {
 
     /// Where new VMs come from; none while no provider is set.
     pub fn provider(&self, settings: &Settings) -> Option<&Arc<dyn Provider>> {
-        let name = match settings.provider {
-            ProviderChoice::None => return None,
-            ProviderChoice::OnHost => "onhost",
-        };
-        self.providers.iter().find(|provider| provider.name() == name)
+        chosen(&self.providers, settings)
     }
 
     fn seal<T: serde::Serialize>(&self, row: Uuid, secret: &T) -> anyhow::Result<Vec<u8>> {
@@ -85,6 +82,15 @@ impl World {
         let plain = self.sealer.open(vm.0, sealed)?;
         serde_json::from_slice(&plain).context("reading a VM's identity")
     }
+}
+
+/// The provider that the settings name.
+fn chosen<'a>(providers: &'a [Arc<dyn Provider>], settings: &Settings) -> Option<&'a Arc<dyn Provider>> {
+    let name = match settings.provider {
+        ProviderChoice::None => return None,
+        ProviderChoice::OnHost => "onhost",
+    };
+    providers.iter().find(|provider| provider.name() == name)
 }
 
 /// One bounded piece of work on one leased row (or one batch).
@@ -130,5 +136,9 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
 
 /// The loops of `gc`.
 pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
-    vec![Arc::new(expire::Expire(world.clone())), Arc::new(collect::Collect(world.clone())), Arc::new(history::History(world.clone()))]
+    vec![
+        Arc::new(expire::Expire(world.clone())),
+        Arc::new(collect::Collect(world.clone())),
+        Arc::new(history::History(world.clone())),
+    ]
 }

@@ -6,7 +6,6 @@ use super::{Act, Loop, World, lease};
 use crate::db::claims::Preparing;
 use crate::db::release::Evidence;
 use crate::domain::failure::{Failure, FailureCode};
-use crate::guest::Endpoint;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -48,9 +47,8 @@ impl Loop for Prepare {
 async fn prepare(world: &World, task: &Preparing) -> anyhow::Result<()> {
     let identity = world.open_identity(task.way_in.vm, &task.way_in.identity_sealed)?;
     let ip: IpAddr = task.way_in.address.parse().context("reading a VM's address")?;
-    let endpoint =
-        Endpoint { ssh: SocketAddr::new(ip, task.way_in.ssh_port), docker: SocketAddr::new(ip, task.way_in.docker_port) };
-    match world.guest.authorise(&endpoint, &identity, &task.request.ssh_public_keys, DEADLINE).await {
+    let ssh = SocketAddr::new(ip, task.way_in.ssh_port);
+    match world.guest.authorise(ssh, &identity, &task.request.ssh_public_keys, DEADLINE).await {
         Ok(()) => Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
         Err(error) => {
             let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {error}"));

@@ -7,14 +7,14 @@ use super::{Act, Loop, World, lease};
 use crate::db::release::Evidence;
 use crate::db::vms::{LeasedVm, Place};
 use crate::domain::failure::{Failure, FailureCode};
+use crate::domain::identity::Identity;
 use crate::domain::lifecycle::VmState;
-use crate::guest::{Endpoint, GuestError, Personality, identity};
+use crate::guest::{Endpoint, GuestError, Personality};
 use crate::provider::{Address, MachineState, Provider};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Between looks at a machine that does not run yet.
@@ -78,7 +78,7 @@ async fn boot(world: &World, vm: &mut LeasedVm, address: Address) -> anyhow::Res
     let now = world.clock.now();
     let settings = world.settings();
     let valid_until = now + settings.timeouts.ssh_connect() + settings.timeouts.life();
-    let identity = identity::new_identity(vm.executor, &[address.ip], now, valid_until).context("making an identity")?;
+    let identity = Identity::generate(vm.executor, &[address.ip], now, valid_until).context("making an identity")?;
     let sealed = world.seal(vm.id.0, &identity)?;
     let deadline_at = now + settings.timeouts.ssh_connect();
     let place = Place { ip: address.ip, ssh_port: address.ssh_port, docker_port: address.docker_port };
@@ -161,4 +161,3 @@ fn last_lines(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
-

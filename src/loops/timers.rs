@@ -41,7 +41,9 @@ async fn turn(
     while !stop.is_cancelled() {
         match work.tick(clock.now(), permits.available_permits()).await {
             Ok(started) => started.into_iter().for_each(|act| start(act, &acts, &permits)),
-            Err(error) => tracing::warn!(name = work.name(), error = format!("{error:#}"), "a tick failed; the next one tries again"),
+            Err(error) => {
+                tracing::warn!(name = work.name(), error = format!("{error:#}"), "a tick failed; the next one tries again")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -65,10 +67,12 @@ fn start(act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>) {
 }
 
 async fn changed(woken: &mut Option<watch::Receiver<u64>>) {
-    match woken {
-        Some(receiver) if receiver.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+    if let Some(receiver) = woken
+        && receiver.changed().await.is_ok()
+    {
+        return;
     }
+    std::future::pending().await
 }
 
 /// The cron library, which only wakes loops: it would start a job again while the last run still works.
