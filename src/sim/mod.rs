@@ -29,6 +29,8 @@ pub enum Fault {
     NeverAnswers,
     /// First contact meets somebody else.
     WrongHostKey,
+    /// The guest takes no keys of a task.
+    RefusesKeys,
     /// The terminate call is lost.
     LoseTerminate,
 }
