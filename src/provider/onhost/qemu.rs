@@ -92,7 +92,7 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     // The disk dies with the machine: what the guest flushes need not reach the host's disk, and what it discards is given back.
     let disk = format!("driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file.driver=file,file.filename={DISK},file.discard=unmap");
     add("-blockdev", format!("{disk},file.cache.no-flush=on"));
-    add("-device", "virtio-blk-pci,drive=root,serial=root,addr=0x2,bootindex=0".into());
+    add("-device", "virtio-blk-pci,drive=root,serial=root,addr=0x2".into());
     add("-blockdev", format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED},file.read-only=on"));
     add("-device", "virtio-blk-pci,drive=seed,serial=seed,addr=0x3".into());
     add("-netdev", netdev(machine));
