@@ -4,11 +4,14 @@
 //! shared state. Who may import whom is in `tests/it/walls.rs`.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
 pub mod domain;
 pub mod guest;
+pub mod http;
 pub mod loops;
 pub mod provider;
 pub mod seal;
