@@ -7,6 +7,7 @@ pub mod clock;
 pub mod db;
 pub mod domain;
 pub mod guest;
+pub mod http;
 pub mod provider;
 pub mod seal;
 pub mod ssh;
