@@ -83,6 +83,20 @@ impl Db {
         Ok(())
     }
 
+    /// The id of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn newest_event(&self) -> Result<i64, DbError> {
+        let id = sqlx::query_scalar!(
+            r#"-- events::newest_event
+               select coalesce(max(id), 0) as "id!" from vms.events"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(id)
+    }
+
     /// Lists events, oldest first.
     ///
     /// # Errors

@@ -156,3 +156,106 @@ pub struct Page<T> {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_cursor: Option<String>,
 }
+
+/// The body of `PUT /api/v1/vms/{id}/hold`: a reason, and when it ends, said in one of two ways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HoldRequest {
+    /// Why; 1 to 500 characters.
+    #[garde(length(chars, min = 1, max = 500), custom(super::task::no_control_characters))]
+    #[schema(min_length = 1, max_length = 500)]
+    pub reason: String,
+    /// Until when; in the future.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
+    pub until: Option<DateTime<Utc>>,
+    /// For how long from now, seconds, 60 to 2592000 (30 days).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(range(min = 60, max = 2_592_000))]
+    #[schema(minimum = 60, maximum = 2_592_000)]
+    pub seconds: Option<u32>,
+}
+
+/// The body of `POST /api/v1/vms/terminate`: these VMs, or all in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TerminateRequest {
+    /// These; at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(inner(length(min = 1, max = 1000)))]
+    #[schema(min_items = 1, max_items = 1000)]
+    pub ids: Option<Vec<VmId>>,
+    /// All that are in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(skip)]
+    pub state: Option<VmState>,
+}
+
+/// What came of `POST /api/v1/vms/terminate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Terminated {
+    /// Their end began now.
+    pub terminating: Vec<VmId>,
+    /// They stay: held, ended already, or not there.
+    pub kept: Vec<VmId>,
+}
+
+/// The answer of `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StatusView {
+    /// Always `ok`; anything else is a problem document.
+    pub status: String,
+}
+
+/// The answer of `/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HealthView {
+    /// `ok`, or `degraded` when one of the others is not as it should be.
+    pub status: String,
+    /// Of the binary.
+    pub version: String,
+    /// The database.
+    pub database: DatabaseHealth,
+    /// How far this host's clock is ahead of Postgres' (behind: negative), milliseconds; over 2000 either way is not as it should be.
+    pub clock_skew_ms: i64,
+    /// What is wrong with the configuration.
+    pub configuration_problem: Option<String>,
+}
+
+/// The database, in `/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DatabaseHealth {
+    /// Half of how long a question took, milliseconds; none: it could not be asked.
+    pub latency_ms: Option<u64>,
+    /// What is wrong with it; none: reachable, with a schema that this binary serves.
+    pub problem: Option<String>,
+}
+
+/// Every answer that is not a success (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProblemView {
+    /// Always `about:blank`: `status` and `title` say what kind it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The name of the status.
+    pub title: String,
+    /// As in the status line.
+    pub status: u16,
+    /// One sentence that says what to do.
+    pub detail: String,
+    /// As in `x-request-id`, and in the service's log.
+    pub request_id: String,
+    /// What is wrong with each field.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub errors: Vec<FieldError>,
+}
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FieldError {
+    /// Where, such as `labels` or `ssh_public_keys[0]`.
+    pub field: String,
+    /// What.
+    pub message: String,
+}

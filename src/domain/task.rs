@@ -89,7 +89,8 @@ fn default_class() -> String {
     DEFAULT_CLASS.to_owned()
 }
 
-fn no_control_characters(text: &str, _: &()) -> garde::Result {
+/// A check for garde: no character that a terminal or a log would act on.
+pub(super) fn no_control_characters(text: &str, _: &()) -> garde::Result {
     if text.chars().any(char::is_control) {
         return Err(garde::Error::new("must not contain control characters"));
     }

@@ -1,0 +1,88 @@
+//! Nobody gets past [`demand_token`] without a good token, and no handler runs for a role that it does not name in its arguments.
+//!
+//! A token is looked up on every request, so that a revoked one is refused at once. Each principal has a budget of requests.
+//!
+//! Reads: `db` (tokens, by keyed hash). Not here: whose a task is (`tasks`).
+
+use super::problem::Problem;
+use super::state::AppState;
+use crate::domain::access::{Caller, Role};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use governor::clock::{Clock as _, DefaultClock};
+
+/// More than any token has; longer ones are not hashed.
+const TOKEN_MAX: usize = 512;
+
+/// Any role.
+pub(super) struct Anyone(pub(super) Caller);
+/// Who may make tasks.
+pub(super) struct Dispatcher(pub(super) Caller);
+/// Who may see everything.
+pub(super) struct Viewer;
+/// Who may change everything.
+pub(super) struct Operator(pub(super) Caller);
+
+/// Finds out who calls; the roles below rely on it.
+pub(super) async fn demand_token(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    match caller(&state, request.headers()).await {
+        Ok(caller) => {
+            tracing::Span::current().record("principal", &caller.principal);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn caller(state: &AppState, headers: &HeaderMap) -> Result<Caller, Problem> {
+    let missing = Problem::Unauthorized("Send a token in the header \"Authorization: Bearer …\".");
+    let Some(header) = headers.get(AUTHORIZATION) else { return Err(missing) };
+    let unknown = Problem::Unauthorized("This token is not known or was revoked: use another.");
+    let Some((scheme, token)) = header.to_str().ok().and_then(|text| text.split_once(' ')) else { return Err(missing) };
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(missing);
+    }
+    let token = token.trim();
+    if token.is_empty() || token.len() > TOKEN_MAX {
+        return Err(unknown);
+    }
+    let caller = state.db.find_caller(&state.sealer.token_hashes(token)).await?.ok_or(unknown)?;
+    state.rate.check_key(&caller.principal).map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
+    Ok(caller)
+}
+
+fn with_role(parts: &Parts, may: fn(Role) -> bool, needs: &str) -> Result<Caller, Problem> {
+    let caller = parts
+        .extensions
+        .get::<Caller>()
+        .ok_or_else(|| Problem::Defect("a route without demand_token asks for a role".to_owned()))?;
+    if may(caller.role) {
+        return Ok(caller.clone());
+    }
+    Err(Problem::Forbidden(format!(
+        "This needs the role {needs}; the token has the role {}: use another token.",
+        caller.role.as_str()
+    )))
+}
+
+macro_rules! role {
+    ($name:ident, $made:expr, $may:expr, $needs:literal) => {
+        impl<S: Sync> FromRequestParts<S> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+                with_role(parts, $may, $needs).map($made)
+            }
+        }
+    };
+}
+
+role!(Anyone, Anyone, |_| true, "dispatcher, operator or viewer");
+role!(Dispatcher, Dispatcher, Role::may_run_tasks, "dispatcher or operator");
+role!(Viewer, |_| Viewer, Role::may_see_everything, "operator or viewer");
+role!(Operator, Operator, Role::may_operate, "operator");

@@ -1,0 +1,37 @@
+//! The HTTP API: writes intent and reads state; it never calls a cloud and never waits for a machine.
+//!
+//! A *problem* is an RFC 9457 document, made in `problem` alone. The *envelope* is what every request passes: request id, one log
+//! line, a time limit, a caught panic. A *guard* watches one connection.
+//!
+//! Reads: `db` (tasks, VMs, events, settings, tokens), `seal` (tokens, a ready task's identity). Writes: `db`.
+//! Calls: nothing else. Runs: in `serve` and `up`; any number of copies.
+//!
+//!     socket → serve, guard, tls → envelope → auth → extract → tasks | vms | events | settings | health → db
+//!
+//! Not here: what becomes of an intent (`loops`), SQL (`db`), what answers look like (`domain::api`).
+
+pub mod serve;
+pub mod state;
+
+mod auth;
+mod connection;
+mod docs;
+mod envelope;
+mod events;
+mod events_stream;
+mod extract;
+mod guard;
+mod health;
+mod openapi;
+mod paging;
+mod problem;
+mod router;
+mod settings;
+mod task_list;
+mod task_wait;
+mod tasks;
+mod tls;
+mod vm_hold;
+mod vms;
+
+pub use router::{broken_router, document, router};

@@ -1,0 +1,68 @@
+//! Live settings: read with their version, saved only on top of the version that the caller has seen.
+//!
+//! Reads, writes: `db` (settings). Not here: putting them in force (`loops`).
+
+use super::auth::{Operator, Viewer};
+use super::extract::Json;
+use super::problem::Problem;
+use super::state::AppState;
+use crate::db::DbError;
+use crate::db::settings::Versioned;
+use crate::domain::settings::Settings;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Root certificates are in the settings: more than other bodies need.
+const BODY_MAX: usize = 1 << 20;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_settings, put_settings)).layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+/// The settings in force; the header `ETag` has their version.
+#[utoipa::path(
+    get, path = "/api/v1/settings", tag = "settings",
+    responses((status = 200, description = "In force", body = Settings, headers(("ETag" = String, description = "Their version"))))
+)]
+async fn get_settings(State(state): State<AppState>, _: Viewer) -> Result<Response, Problem> {
+    let newest = newest(&state).await?;
+    Ok(answer(newest.version, newest.settings))
+}
+
+/// Saves the settings, all of them; a field that is left out gets its default.
+#[utoipa::path(
+    put, path = "/api/v1/settings", tag = "settings", request_body = Settings,
+    params(("If-Match" = String, Header, description = "The ETag of the settings that were changed")),
+    responses((status = 200, description = "Saved", body = Settings, headers(("ETag" = String, description = "The new version"))))
+)]
+async fn put_settings(
+    State(state): State<AppState>,
+    Operator(caller): Operator,
+    headers: HeaderMap,
+    Json(settings): Json<Settings>,
+) -> Result<Response, Problem> {
+    let seen = headers.get(header::IF_MATCH).ok_or(Problem::NoIfMatch)?;
+    let seen = seen.to_str().ok().and_then(version).ok_or(Problem::Stale)?;
+    match state.db.insert_settings(seen, &settings, state.clock.now(), &caller.principal).await {
+        Ok(version) => Ok(answer(version, settings)),
+        Err(DbError::Conflict(_)) => Err(Problem::Stale),
+        Err(other) => Err(other.into()),
+    }
+}
+
+async fn newest(state: &AppState) -> Result<Versioned, Problem> {
+    let saved = state.db.find_settings().await?;
+    Ok(saved.unwrap_or_else(|| Versioned { version: 0, settings: state.settings.borrow().settings.clone() }))
+}
+
+fn answer(version: i64, settings: Settings) -> Response {
+    ([(header::ETAG, format!("\"{version}\""))], axum::Json(settings)).into_response()
+}
+
+/// One strong tag, as we give them; no other can name a version.
+fn version(tag: &str) -> Option<i64> {
+    tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+}
