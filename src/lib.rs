@@ -3,6 +3,7 @@
 //! `http` writes intent and reads state, `loops` carry it out, `domain` decides, `provider` and `guest` act; Postgres is the only
 //! shared state. Who may import whom is in `tests/it/walls.rs`.
 
+pub mod cli;
 pub mod clock;
 pub mod db;
 pub mod domain;
