@@ -243,11 +243,8 @@ impl Client {
     where
         F: Future<Output = Result<Answer, ClientError>>,
     {
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(PAUSE)
-            .without_max_times()
-            .build();
+        let mut pauses =
+            ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_delay(PAUSE).without_max_times().build();
         let mut give_up_at = None;
         loop {
             let error = match call().await {

@@ -91,7 +91,12 @@ impl Sim {
 
     /// The machines that hold capacity, with their names: the truth, whatever our rows say.
     pub fn live(&self) -> BTreeMap<String, SimMachine> {
-        self.lock().machines.iter().filter(|(_, m)| m.state != MachineState::Terminated).map(|(id, m)| (id.clone(), m.clone())).collect()
+        self.lock()
+            .machines
+            .iter()
+            .filter(|(_, m)| m.state != MachineState::Terminated)
+            .map(|(id, m)| (id.clone(), m.clone()))
+            .collect()
     }
 
     /// Kills a machine from outside.

@@ -41,7 +41,11 @@ async fn a_volume_is_on_one_vm_of_its_own_project(pool: PgPool) {
         sqlx::query(VOLUME).execute(&pool).await.unwrap();
     }
     sqlx::query("update vms.volumes set state = 'available'").execute(&pool).await.unwrap();
-    let attach = |vm: &str| format!("update vms.volumes set state = 'attaching', vm_id = '{vm}' where id = (select min(id::text)::uuid from vms.volumes)");
+    let attach = |vm: &str| {
+        format!(
+            "update vms.volumes set state = 'attaching', vm_id = '{vm}' where id = (select min(id::text)::uuid from vms.volumes)"
+        )
+    };
     refused(&pool, &attach(&other), "foreign key").await;
     sqlx::query(AssertSqlSafe(attach(&mine))).execute(&pool).await.unwrap();
     let all = format!("update vms.volumes set state = 'attaching', vm_id = '{mine}' where state = 'available'");
@@ -59,7 +63,12 @@ async fn illegal_moves_are_refused(pool: PgPool) {
     refused(&pool, "update vms.vms set state = 'terminated'", "may not move").await;
     refused(&pool, "update vms.tasks set state = 'queued', vm_id = null", "may not move").await;
     refused(&pool, "update vms.tasks set state = 'failed', ended_at = now()", "check constraint").await;
-    refused(&pool, &VOLUME.replace("due_at)", "due_at, state)").replace("now(), now(), now()", "now(), now(), now(), 'attached'"), "may not").await;
+    refused(
+        &pool,
+        &VOLUME.replace("due_at)", "due_at, state)").replace("now(), now(), now()", "now(), now(), now(), 'attached'"),
+        "may not",
+    )
+    .await;
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -101,7 +110,10 @@ async fn the_three_deletes_work(pool: PgPool) {
     let (_, _, mine, _) = two(&bench).await;
     sqlx::query(VOLUME).execute(&pool).await.unwrap();
     sqlx::query("update vms.volumes set state = 'available'").execute(&pool).await.unwrap();
-    sqlx::query(AssertSqlSafe(format!("update vms.volumes set state = 'attaching', vm_id = '{mine}'"))).execute(&pool).await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("update vms.volumes set state = 'attaching', vm_id = '{mine}'")))
+        .execute(&pool)
+        .await
+        .unwrap();
     for table in ["tasks", "volumes", "vms"] {
         sqlx::query(AssertSqlSafe(format!("delete from vms.{table}"))).execute(&pool).await.unwrap();
     }

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use vm_service::domain::lifecycle::{Move, task_moves, vm_moves, volume_moves};
 
 fn words<S: Copy + ToString>(kind: &str, moves: Vec<Move<S>>) -> BTreeSet<(String, String, String)> {
-    moves
-        .into_iter()
-        .map(|(from, to)| (kind.to_owned(), from.map(|s| s.to_string()).unwrap_or_default(), to.to_string()))
-        .collect()
+    moves.into_iter().map(|(from, to)| (kind.to_owned(), from.map(|s| s.to_string()).unwrap_or_default(), to.to_string())).collect()
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

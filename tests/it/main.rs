@@ -2,6 +2,8 @@
 
 mod constraints;
 mod lifecycle;
+mod onhost;
+mod ssh_hostile;
 mod statements;
 mod support;
 mod task_life;

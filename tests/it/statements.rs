@@ -1,7 +1,7 @@
 //! Every checked statement in `.sqlx` still fits the schema that the migrations make, and every statement says where it is from.
 
 use serde_json::Value;
-use sqlx::{Executor, PgPool, SqlSafeStr, AssertSqlSafe};
+use sqlx::{AssertSqlSafe, Executor, PgPool, SqlSafeStr};
 use std::path::Path;
 
 fn checked() -> Vec<Value> {
@@ -16,8 +16,10 @@ async fn every_statement_fits_the_schema(pool: PgPool) {
     assert!(statements.len() > 40, "only {} statements were found", statements.len());
     for statement in statements {
         let text = statement["query"].as_str().unwrap().to_owned();
-        let described = pool.describe(AssertSqlSafe(text.clone()).into_sql_str()).await.unwrap_or_else(|error| panic!("{error}: {text}"));
-        let columns: Vec<&str> = statement["describe"]["columns"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        let described =
+            pool.describe(AssertSqlSafe(text.clone()).into_sql_str()).await.unwrap_or_else(|error| panic!("{error}: {text}"));
+        let columns: Vec<&str> =
+            statement["describe"]["columns"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
         let found: Vec<&str> = described.columns().iter().map(sqlx::Column::name).collect();
         assert_eq!(found, columns, "{text}");
     }

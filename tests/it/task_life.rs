@@ -177,8 +177,25 @@ async fn ended_rows_move_to_the_history_and_are_answered_from_there(pool: PgPool
     assert_eq!((tasks, vms, launches), (0, 0, 0));
     let after = bench.task(task).await;
     assert_eq!(after.view, before.view);
-    let again = vm_service::db::tasks::NewTask { id: task, principal: "ci", request: &request, request_hash: b"hash", max_run_seconds: 3600 };
+    let again = vm_service::db::tasks::NewTask {
+        id: task,
+        principal: "ci",
+        request: &request,
+        request_hash: b"hash",
+        max_run_seconds: 3600,
+    };
     let answer = bench.db.ensure_task(&again, bench.now()).await.unwrap();
     assert!(matches!(answer, vm_service::db::tasks::Ensured::Same(row) if row.view == before.view));
-    assert_eq!(bench.sim.list_machines().await.unwrap().machines.iter().filter(|m| m.state != vm_service::provider::MachineState::Terminated).count(), 0);
+    assert_eq!(
+        bench
+            .sim
+            .list_machines()
+            .await
+            .unwrap()
+            .machines
+            .iter()
+            .filter(|m| m.state != vm_service::provider::MachineState::Terminated)
+            .count(),
+        0
+    );
 }

@@ -103,7 +103,9 @@ fn modules_import_only_what_they_may() {
         };
         let fine = |name: &str| name == module || name == "telemetry" || allowed.contains(&name);
         let text = std::fs::read_to_string(&file).unwrap();
-        wrong.extend(imports(&text).into_iter().filter(|name| !fine(name)).map(|name| format!("{} imports {name}", inside.display())));
+        wrong.extend(
+            imports(&text).into_iter().filter(|name| !fine(name)).map(|name| format!("{} imports {name}", inside.display())),
+        );
     }
     assert_eq!(wrong, Vec::<String>::new());
     assert!(seen.contains("domain") && seen.contains("loops"), "{seen:?}");

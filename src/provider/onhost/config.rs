@@ -1,6 +1,6 @@
 //! Everything the on-host provider is told from outside, in one place; it reads no environment.
 //!
-//! Not here: the live setting of the VMs' network ([`super::OnHost::set_network`]).
+//! Not here: the live setting of the VMs' network ([`super::Provider::configure`]).
 
 use super::address::Pool;
 use crate::domain::ids::InstallationId;
@@ -34,7 +34,7 @@ pub struct OnHostConfig {
     pub accelerator: AcceleratorChoice,
     /// Addresses of the VMs, on this host.
     pub addresses: Pool,
-    /// What new VMs can reach; see [`super::OnHost::set_network`].
+    /// What new VMs can reach; see [`super::Provider::configure`].
     pub network: VmNetwork,
     /// Program and first arguments that end in [`super::keeper::main`]: this binary's path and its hidden command.
     pub keeper: Vec<String>,

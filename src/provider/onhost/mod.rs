@@ -34,7 +34,7 @@ pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 
 use super::{Finding, LaunchSpec, Listing, Machine, Provider, ProviderError};
-use crate::domain::settings::{Budget, VmNetwork};
+use crate::domain::settings::{Budget, Settings, VmNetwork};
 use address::Ports;
 use anyhow::Context;
 use async_trait::async_trait;
@@ -83,11 +83,6 @@ impl OnHost {
         Ok(on_host)
     }
 
-    /// Sets what machines launched from now on can reach; those that run keep what they have.
-    pub fn set_network(&self, network: VmNetwork) {
-        self.closed.store(network == VmNetwork::Closed, Ordering::Relaxed);
-    }
-
     fn network(&self) -> VmNetwork {
         if self.closed.load(Ordering::Relaxed) { VmNetwork::Closed } else { VmNetwork::Open }
     }
@@ -101,7 +96,8 @@ impl OnHost {
         if let Some(choice) = self.accelerator.get() {
             return Ok(choice.clone());
         }
-        let (cell, image, choice, data) = (Arc::clone(&self.accelerator), image.clone(), self.config.accelerator, self.config.data.clone());
+        let (cell, image, choice, data) =
+            (Arc::clone(&self.accelerator), image.clone(), self.config.accelerator, self.config.data.clone());
         let choosing = tokio::spawn(async move { cell.get_or_init(|| kvm::choose(choice, &data, &image)).await.clone() });
         let failed = |error: anyhow::Error| ProviderError::transient("looking whether KVM works", error);
         tokio::time::timeout(patience, choosing).await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
@@ -134,6 +130,10 @@ impl Provider for OnHost {
 
     fn capacity(&self) -> Budget {
         host::capacity()
+    }
+
+    fn configure(&self, settings: &Settings) {
+        self.closed.store(settings.on_host.network == VmNetwork::Closed, Ordering::Relaxed);
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
