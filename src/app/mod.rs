@@ -183,7 +183,8 @@ fn external(config: &Config) -> anyhow::Result<Server> {
 
 fn log() {
     let filter = tracing_subscriber::EnvFilter::new(config::log_filter());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
 }
 
 /// One sentence for a person, and a failure for programs.

@@ -140,7 +140,7 @@ pub fn default_images(is_root: bool) -> PathBuf {
 /// The filter of the log, in the words of `RUST_LOG`.
 #[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
 pub fn log_filter() -> String {
-    std::env::var("RUST_LOG").unwrap_or_else(|_| "info,sqlx=warn,tower_http=warn,russh=warn".to_owned())
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info,sqlx=warn,tower_http=warn,russh=warn,tokio_cron_scheduler=warn".to_owned())
 }
 
 fn host_name() -> String {

@@ -1,8 +1,11 @@
 //! Every integration test, in one binary; `.ci/with-postgres` gives it a real Postgres.
 
+mod bad_start;
 mod constraints;
+mod e2e;
 mod lifecycle;
 mod onhost;
+mod service;
 mod ssh_hostile;
 mod statements;
 mod support;

@@ -141,7 +141,9 @@ fn production_code_does_not_ask_whether_it_is_tested() {
         let lines: Vec<&str> = text.lines().collect();
         for (n, line) in lines.iter().enumerate() {
             let asks = line.contains("cfg(test)") || line.contains("cfg!(test)") || line.contains("cfg(not(test))");
-            let opens_tests = lines.get(n + 1).is_some_and(|next| next.starts_with("mod ") || next.starts_with("#[path"));
+            let for_tests =
+                |next: &&str| ["mod ", "#[path", "    pub(super) fn for_tests("].iter().any(|start| next.starts_with(start));
+            let opens_tests = lines.get(n + 1).is_some_and(for_tests);
             if asks && !(line.trim() == "#[cfg(test)]" && opens_tests) {
                 wrong.push(format!("{}:{}", file.display(), n + 1));
             }

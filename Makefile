@@ -1,0 +1,24 @@
+# The commands of the repository; each installs what it needs. Read .ci/lib.sh for the folders they use.
+
+.PHONY: demo test up down bench proof fmt
+
+demo:  ## everything from nothing: installs, builds, starts the service, runs two real jobs, cleans up
+	@.ci/demo
+
+test:  ## the gate: every check and test
+	@.ci/test
+
+up:    ## leaves the service running and says where it is
+	@.ci/up
+
+down:  ## stops what `make up` left running
+	@.ci/down
+
+bench: ## measures; see the report folder
+	@.ci/bench
+
+proof: ## the long runs: the gate's tests again and again, the image from nothing
+	@.ci/proof
+
+fmt:
+	@cargo fmt

@@ -1,0 +1,80 @@
+//! The whole service with real VMs, as its users meet it. Three boots.
+
+use crate::service::{Service, text};
+use std::time::{Duration, Instant};
+
+/// From the wish to a command's output, a Docker build over TLS, and nothing left of either.
+#[test]
+fn two_jobs_each_in_a_vm_of_its_own() {
+    let mut service = Service::start("two-jobs");
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("hello.txt"), "hello").unwrap();
+    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY hello.txt /\n").unwrap();
+    let docker = service
+        .command(&["run", "--executor", "remote_docker", "--project", "b", "--", "sh", "-c"])
+        .arg("docker build -q -t built . && docker image ls -q built && echo $DOCKER_HOST")
+        .current_dir(context.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+
+    // The network is closed: not even the host's own end of it answers.
+    let job = "echo on stdout; echo on stderr >&2; id -un; sudo -n true && echo may sudo
+        timeout 5 bash -c '</dev/tcp/10.0.2.2/3001' 2>/dev/null && echo reached the host
+        timeout 5 bash -c '</dev/tcp/10.0.2.2/22' 2>/dev/null && echo reached a VM
+        exit 9";
+    let machine = service.command(&["run", "--quiet", "--project", "a", "--", "sh", "-c", job]).output().unwrap();
+    let (out, err) = text(&machine);
+    assert_eq!((machine.status.code(), out.as_str()), (Some(9), "on stdout\ncircleci\nmay sudo\n"), "{err}\n{}", service.log());
+    assert_eq!(err, "on stderr\n");
+
+    let docker = docker.wait_with_output().unwrap();
+    let (out, err) = text(&docker);
+    assert_eq!(docker.status.code(), Some(0), "{out}\n{err}\n{}", service.log());
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("sha256:"), "{out}");
+    assert!(lines[2].starts_with("tcp://127."), "{out}");
+
+    service.assert_nothing_left();
+    let states: Vec<String> = service
+        .json(&["tasks", "list"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| task["state"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(states, ["released", "released"]);
+    assert!(service.stop(), "{}", service.log());
+    assert!(!service.data.join("postgres/data/postmaster.pid").exists(), "Postgres was stopped");
+    let log = service.log();
+    assert!(log.contains("personalised"), "{log}");
+    assert!(!log.contains("PRIVATE KEY") && !log.contains(service.token().trim()), "a secret is in the log");
+}
+
+/// The service is killed while a VM boots; started again, it serves the task with the same VM, and nothing is left over.
+#[test]
+fn killed_while_a_vm_boots() {
+    let mut service = Service::start("killed");
+    let job = service
+        .command(&["run", "--", "echo", "served"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while service.vm_states() != ["booting"] {
+        assert!(Instant::now() < deadline, "{:?}\n{}", service.vm_states(), service.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    service.crash();
+    let alive = service.machines();
+    assert!(alive.iter().any(|name| name.starts_with("qemu-system")), "the VM lives on: {alive:?}");
+    service.start_again();
+    let job = job.wait_with_output().unwrap();
+    let (out, err) = text(&job);
+    assert_eq!((job.status.code(), out.as_str()), (Some(0), "served\n"), "{err}\n{}", service.log());
+    assert_eq!(service.vm_states().len(), 1, "no second VM was made");
+    service.assert_nothing_left();
+    assert!(service.stop(), "{}", service.log());
+}

@@ -1,0 +1,159 @@
+//! The real binary as a user runs it: `up` over a data folder of its own, and client commands against it.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vm-service");
+
+/// A running service; ended, with all that it left, when it is dropped.
+pub(crate) struct Service {
+    pub(crate) data: PathBuf,
+    port: u16,
+    process: Child,
+}
+
+/// A folder that the service's user can reach, gone when dropped.
+pub(crate) fn data_folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(format!("/var/tmp/vm-service-test-{}-{name}", std::process::id()));
+    drop(std::fs::remove_dir_all(&folder));
+    folder
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Service {
+    pub(crate) fn start(name: &str) -> Self {
+        Self::start_in(data_folder(name), free_port())
+    }
+
+    fn start_in(data: PathBuf, port: u16) -> Self {
+        let process = spawn(&data, port);
+        let mut service = Self { data, port, process };
+        service.wait_for_up();
+        service
+    }
+
+    fn wait_for_up(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.command(&["tasks", "list"]).output().unwrap().status.code() != Some(0) {
+            assert!(self.process.try_wait().unwrap().is_none(), "the service ended:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the service did not come up:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(log_file(&self.data)).unwrap_or_default()
+    }
+
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.data.join("operator.token")).unwrap_or_default()
+    }
+
+    /// A client command against this service.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(arguments)
+            .env("VM_SERVICE_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("VM_SERVICE_TOKEN", self.token())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.command(arguments).arg("--json").output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// The states of all VMs.
+    pub(crate) fn vm_states(&self) -> Vec<String> {
+        let list = self.json(&["vms", "list"]);
+        list.as_array().unwrap().iter().map(|vm| vm["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// `kill -9`, as a crash: nothing of the service's own clean-up runs.
+    pub(crate) fn crash(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again, on the same data and port.
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(&self.data, self.port);
+        self.wait_for_up();
+    }
+
+    /// Stops it as systemd does; true when it ended by itself and well.
+    pub(crate) fn stop(&mut self) -> bool {
+        assert!(Command::new("kill").arg(self.process.id().to_string()).status().unwrap().success());
+        self.process.wait().unwrap().success()
+    }
+
+    /// What there is of this service's machines, whatever its rows say: their processes by name, and their folders.
+    pub(crate) fn machines(&self) -> Vec<String> {
+        let folder = self.data.join("onhost/machines");
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+        let ours = processes.filter(|process| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)));
+        let mut found: Vec<String> = ours.filter_map(|process| std::fs::read_to_string(process.join("comm")).ok()).collect();
+        found.extend(std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|folder| folder.path().display().to_string()));
+        found
+    }
+
+    /// After a failed test: what it left is ended too.
+    fn end_all_vms(&self) {
+        let list = self.command(&["vms", "list", "--json"]).output().unwrap().stdout;
+        let vms: Vec<serde_json::Value> = serde_json::from_slice(&list).unwrap_or_default();
+        for vm in vms.iter().filter(|vm| vm["state"] != "terminated") {
+            drop(self.command(&["vms", "terminate", vm["id"].as_str().unwrap_or_default()]).output());
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !vms.is_empty() && !self.machines().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until no machine is left, and says what is left if that does not happen.
+    pub(crate) fn assert_nothing_left(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.machines().is_empty() || self.vm_states().iter().any(|state| state != "terminated") {
+            assert!(Instant::now() < deadline, "left: {:?} {:?}\n{}", self.machines(), self.vm_states(), self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.end_all_vms();
+        drop(Command::new("kill").arg(self.process.id().to_string()).status());
+        drop(self.process.wait());
+        drop(std::fs::remove_dir_all(&self.data));
+        drop(std::fs::remove_file(log_file(&self.data)));
+    }
+}
+
+fn log_file(data: &Path) -> PathBuf {
+    data.with_extension("log")
+}
+
+fn spawn(data: &Path, port: u16) -> Child {
+    let log = File::options().create(true).append(true).open(log_file(data)).unwrap();
+    Command::new(BINARY)
+        .args(["up", "--network", "closed", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+pub(crate) fn text(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
