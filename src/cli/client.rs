@@ -35,6 +35,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Pages of one list; far above what a service holds, so that a cursor that never ends does end.
 const PAGES: usize = 10_000;
 
+/// As many items a page as the service gives.
+pub(super) fn most_a_page() -> (&'static str, String) {
+    ("limit", "200".to_owned())
+}
+
 /// The address of the service.
 #[derive(Clone, Debug)]
 pub(super) struct Base(Url);
@@ -234,7 +239,7 @@ impl Client {
         serde_json::from_value(body).map_err(|e| self.not_understood(&e.to_string()))
     }
 
-    pub(super) fn not_understood(&self, why: &str) -> ClientError {
+    fn not_understood(&self, why: &str) -> ClientError {
         ClientError::NotUnderstood { url: self.base.to_string(), why: printable(why) }
     }
 
@@ -243,11 +248,8 @@ impl Client {
     where
         F: Future<Output = Result<Answer, ClientError>>,
     {
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(PAUSE)
-            .without_max_times()
-            .build();
+        let mut pauses =
+            ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_delay(PAUSE).without_max_times().build();
         let mut give_up_at = None;
         loop {
             let error = match call().await {

@@ -23,7 +23,12 @@ const CONNECT: Duration = Duration::from_secs(30);
 const BROKEN_PIPE: u8 = 128 + 13;
 
 /// Runs the command until it ends or `stop` does; then the connection is closed.
-pub(super) async fn run(command: &[String], ssh: &SshConnection, io: &mut Io, stop: Pin<&mut impl Future<Output = Stop>>) -> Outcome {
+pub(super) async fn run(
+    command: &[String],
+    ssh: &SshConnection,
+    io: &mut Io,
+    stop: Pin<&mut impl Future<Output = Stop>>,
+) -> Outcome {
     let stdin = io.take_stdin();
     let streamed = async {
         let target = target(ssh).await?;

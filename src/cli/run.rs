@@ -233,7 +233,9 @@ impl Job<'_> {
         loop {
             match (task.state, task.connection.take()) {
                 (TaskState::Ready, Some(connection)) => return Ok(connection),
-                (TaskState::Ready, None) => return Err(format!("The service does not say how to reach the VM of task {}.", self.id)),
+                (TaskState::Ready, None) => {
+                    return Err(format!("The service does not say how to reach the VM of task {}.", self.id));
+                }
                 (state, _) if state.is_terminal() => return Err(ended(&task)),
                 _ => {}
             }

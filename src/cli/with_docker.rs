@@ -81,7 +81,8 @@ async fn end(child: &mut Child, why: &Stop, grace: Duration) {
     };
     if let (Some(signal), Some(pid)) = (signal, child.id()) {
         // The shell's own `kill`: it has no need of unsafe code here, and the id is valid until `child` has been waited for.
-        let sent = Command::new("/bin/sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &pid.to_string()]).kill_on_drop(true).status();
+        let sent =
+            Command::new("/bin/sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &pid.to_string()]).kill_on_drop(true).status();
         timeout(grace, sent).await.ok();
     }
     if timeout(grace, child.wait()).await.is_err() {

@@ -19,12 +19,8 @@ const WINDOW: u32 = 1 << 20;
 const PACKETS: usize = 16;
 
 /// X25519 alone: on an emulated CPU the post-quantum exchange costs much more, and no secret here outlives its machine.
-const KEX: &[kex::Name] = &[
-    kex::CURVE25519,
-    kex::CURVE25519_PRE_RFC_8731,
-    kex::EXTENSION_SUPPORT_AS_CLIENT,
-    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
-];
+const KEX: &[kex::Name] =
+    &[kex::CURVE25519, kex::CURVE25519_PRE_RFC_8731, kex::EXTENSION_SUPPORT_AS_CLIENT, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT];
 const HOST_KEYS: &[Algorithm] = &[Algorithm::Ed25519];
 const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305, cipher::AES_256_GCM];
 /// Not used by these ciphers, but the exchange names one.
@@ -162,10 +158,9 @@ fn config() -> Arc<client::Config> {
 /// A server that cannot prove the pinned key shows another one, offers no key of its kind, or signs wrongly.
 fn exchange_failed(error: &Russh) -> SshError {
     match error {
-        Russh::UnknownKey
-        | Russh::WrongServerSig
-        | Russh::Signature(_)
-        | Russh::NoCommonAlgo { kind: AlgorithmKind::Key, .. } => SshError::WrongHostKey,
+        Russh::UnknownKey | Russh::WrongServerSig | Russh::Signature(_) | Russh::NoCommonAlgo { kind: AlgorithmKind::Key, .. } => {
+            SshError::WrongHostKey
+        }
         other => SshError::Misbehaved(printable(format!("key exchange: {other}").as_bytes())),
     }
 }
