@@ -10,7 +10,6 @@ mod setup;
 use clap::Parser;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use vm_service::cli::{Command, Io, Stdin};
 
 #[derive(Parser)]
@@ -82,11 +81,4 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("never: {what}");
-}
-
-/// Reads a child's output to its end.
-async fn all(mut from: impl tokio::io::AsyncRead + Unpin) -> String {
-    let mut text = String::new();
-    from.read_to_string(&mut text).await.unwrap();
-    text
 }

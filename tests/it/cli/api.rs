@@ -8,7 +8,6 @@ use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -48,7 +47,6 @@ pub(super) struct World {
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) url: String,
-    pub(super) addr: SocketAddr,
     world: Arc<Mutex<World>>,
 }
 
@@ -56,7 +54,7 @@ impl Api {
     pub(super) async fn start(world: World) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let api = Self { url: format!("http://{addr}"), addr, world: Arc::new(Mutex::new(world)) };
+        let api = Self { url: format!("http://{addr}"), world: Arc::new(Mutex::new(world)) };
         api.listen(listener, CancellationToken::new());
         api
     }
