@@ -58,5 +58,5 @@ async fn target(ssh: &SshConnection) -> Result<Target, SshError> {
 
 /// What a POSIX shell takes for exactly these words; the command replaces the shell, so that a signal's end is its own.
 pub fn command_line(words: &[String]) -> String {
-    words.iter().fold("exec --".to_owned(), |line, word| line + " '" + &word.replace('\'', r"'\''") + "'")
+    words.iter().fold("exec".to_owned(), |line, word| line + " '" + &word.replace('\'', r"'\''") + "'")
 }

@@ -233,5 +233,5 @@ async fn a_vm_without_an_engine_is_not_used_for_docker() {
 #[test]
 fn words_survive_a_shell() {
     let words = ["sh", "-c", "echo $HOME; exit 3", "it's"].map(str::to_owned);
-    assert_eq!(command_line(&words), r"exec -- 'sh' '-c' 'echo $HOME; exit 3' 'it'\''s'");
+    assert_eq!(command_line(&words), r"exec 'sh' '-c' 'echo $HOME; exit 3' 'it'\''s'");
 }
