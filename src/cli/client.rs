@@ -329,3 +329,26 @@ fn is_refused(error: &(dyn Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Base;
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for (url, local) in [
+            ("http://127.0.0.1:3001", true),
+            ("http://[::1]:3001/", true),
+            ("https://localhost", true),
+            ("http://localhost.example.org", false),
+            ("http://127.0.0.1.example.org", false),
+            ("http://127.0.0.1@example.org", false),
+            ("http://192.0.2.1:3001", false),
+        ] {
+            assert_eq!(Base::parse(url).unwrap().is_local(), local, "{url}");
+        }
+        for wrong in ["127.0.0.1:3001", "ftp://localhost", "unix:/run/x", ""] {
+            assert!(Base::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
