@@ -1,5 +1,7 @@
 //! The client commands against a small API in this process, with real local commands and a real SSH server.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
 mod api;
 mod lists;
 mod run_docker;
