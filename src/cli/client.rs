@@ -35,6 +35,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Pages of one list; far above what a service holds, so that a cursor that never ends does end.
 const PAGES: usize = 10_000;
 
+/// As many items a page as the service gives.
+pub(super) fn most_a_page() -> (&'static str, String) {
+    ("limit", "200".to_owned())
+}
+
 /// The address of the service.
 #[derive(Clone, Debug)]
 pub(super) struct Base(Url);
@@ -234,7 +239,7 @@ impl Client {
         serde_json::from_value(body).map_err(|e| self.not_understood(&e.to_string()))
     }
 
-    pub(super) fn not_understood(&self, why: &str) -> ClientError {
+    fn not_understood(&self, why: &str) -> ClientError {
         ClientError::NotUnderstood { url: self.base.to_string(), why: printable(why) }
     }
 
@@ -323,4 +328,27 @@ fn is_refused(error: &(dyn Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Base;
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for (url, local) in [
+            ("http://127.0.0.1:3001", true),
+            ("http://[::1]:3001/", true),
+            ("https://localhost", true),
+            ("http://localhost.example.org", false),
+            ("http://127.0.0.1.example.org", false),
+            ("http://127.0.0.1@example.org", false),
+            ("http://192.0.2.1:3001", false),
+        ] {
+            assert_eq!(Base::parse(url).unwrap().is_local(), local, "{url}");
+        }
+        for wrong in ["127.0.0.1:3001", "ftp://localhost", "unix:/run/x", ""] {
+            assert!(Base::parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -56,7 +56,7 @@ async fn target(ssh: &SshConnection) -> Result<Target, SshError> {
     Ok(Target { addr, user: ssh.user.clone(), host_key: ssh.host_key.trim().to_owned(), login })
 }
 
-/// What a POSIX shell takes for exactly these words.
+/// What a POSIX shell takes for exactly these words; the command replaces the shell, so that a signal's end is its own.
 pub fn command_line(words: &[String]) -> String {
-    words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+    words.iter().fold("exec".to_owned(), |line, word| line + " '" + &word.replace('\'', r"'\''") + "'")
 }

@@ -4,6 +4,7 @@
 //!
 //! Not here: making a task (`run`).
 
+use super::client::most_a_page;
 use super::table::{age, fields, json, or_dash, table, time};
 use super::{Client, Connect};
 use crate::domain::api::{EventView, TaskView};
@@ -36,6 +37,9 @@ enum What {
         /// Only in this state: queued, preparing, ready, released, failed, expired or cancelled.
         #[arg(long)]
         state: Option<TaskState>,
+        /// Only of this project.
+        #[arg(long)]
+        project: Option<String>,
     },
     /// Show one task.
     Show {
@@ -56,8 +60,8 @@ enum What {
 
 /// Runs the command; the answer is what to print, or why not.
 pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> {
-    let answer = match args.what.as_ref().unwrap_or(&What::List { state: None }) {
-        What::List { state } => list(client, *state, args.json).await,
+    let answer = match args.what.as_ref().unwrap_or(&What::List { state: None, project: None }) {
+        What::List { state, project } => list(client, *state, project.as_deref(), args.json).await,
         What::Show { id } => show(client, *id, args.json).await,
         What::Timeline { id } => timeline(client, *id, args.json).await,
         What::Release { id } => release(client, *id, args.json).await,
@@ -65,8 +69,15 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> 
     answer.map_err(|e| e.to_string())
 }
 
-async fn list(client: &Client, state: Option<TaskState>, as_json: bool) -> Result<String, super::ClientError> {
-    let query: Vec<_> = state.map(|state| ("state", state.to_string())).into_iter().collect();
+async fn list(
+    client: &Client,
+    state: Option<TaskState>,
+    project: Option<&str>,
+    as_json: bool,
+) -> Result<String, super::ClientError> {
+    let state = state.map(|state| ("state", state.to_string()));
+    let project = project.map(|project| ("project_id", project.to_owned()));
+    let query: Vec<_> = state.into_iter().chain(project).chain([most_a_page()]).collect();
     let answer = client.list("tasks", &query).await?;
     if as_json {
         return Ok(json(&answer.body));

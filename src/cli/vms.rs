@@ -2,17 +2,15 @@
 //!
 //! Reads: the API. Writes: nothing but its answer. Calls: the API. Runs: once.
 
+use super::client::most_a_page;
 use super::table::{age, fields, json, length, or_dash, table, time};
 use super::{Client, ClientError, Connect};
-use crate::domain::api::{Hold, VmView};
+use crate::domain::api::VmView;
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json as object};
-
-/// The longest hold that can be asked for, days; far above any use.
-const LONGEST_HOLD_DAYS: i64 = 366;
 
 /// `vm-service vms`.
 #[derive(Debug, clap::Args)]
@@ -82,7 +80,7 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> 
 }
 
 async fn list(client: &Client, state: Option<VmState>, as_json: bool) -> Result<String, ClientError> {
-    let query: Vec<_> = state.map(|state| ("state", state.to_string())).into_iter().collect();
+    let query: Vec<_> = state.map(|state| ("state", state.to_string())).into_iter().chain([most_a_page()]).collect();
     let answer = client.list("vms", &query).await?;
     if as_json {
         return Ok(json(&answer.body));
@@ -155,15 +153,14 @@ async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<Strin
 }
 
 async fn hold(client: &Client, id: VmId, reason: &str, for_: TimeDelta, as_json: bool) -> Result<String, ClientError> {
-    // The expiry is the service's time: what it says now, and the length.
-    let vm = client.get(&format!("vms/{id}")).await?;
-    let now = vm.at.ok_or_else(|| client.not_understood("it does not say its time"))?;
-    let hold = Hold { reason: reason.to_owned(), until: now + for_ };
+    // A length, not a time: it counts by the service's clock.
+    let hold = object!({ "reason": reason, "seconds": for_.num_seconds() });
     let answer = client.change(Method::PUT, &format!("vms/{id}/hold"), Some(&hold)).await?;
     if as_json {
         return Ok(json(&answer.body));
     }
-    Ok(format!("VM {id} is held for {}, until {}.\n", length(for_), time(hold.until)))
+    let vm: VmView = client.typed(answer.body)?;
+    Ok(format!("VM {id} is held for {}, until {}.\n", length(for_), or_dash(vm.hold.map(|hold| time(hold.until)))))
 }
 
 async fn unhold(client: &Client, id: VmId, as_json: bool) -> Result<String, ClientError> {
@@ -195,9 +192,6 @@ fn parse_length(text: &str) -> Result<TimeDelta, String> {
     }
     if total <= TimeDelta::zero() {
         return Err(wrong());
-    }
-    if total > TimeDelta::days(LONGEST_HOLD_DAYS) {
-        return Err(format!("a hold lasts at most {LONGEST_HOLD_DAYS} days"));
     }
     Ok(total)
 }
