@@ -71,9 +71,9 @@ impl Db {
         sqlx::query!(
             "-- events::note_waits
              insert into vms.events (at, kind, task_id, message)
-             select $1, 'task.waits', w.task, w.reason from unnest($2::uuid[], $3::text[]) as w (task, reason)
+             select $1, 'task.waiting', w.task, w.reason from unnest($2::uuid[], $3::text[]) as w (task, reason)
              where w.reason is distinct from
-                 (select e.message from vms.events e where e.task_id = w.task and e.kind = 'task.waits' order by e.id desc limit 1)",
+                 (select e.message from vms.events e where e.task_id = w.task and e.kind = 'task.waiting' order by e.id desc limit 1)",
             now,
             &ids,
             &reasons,

@@ -1,6 +1,7 @@
 //! Every integration test, in one binary; `.ci/with-postgres` gives it a real Postgres.
 
 mod bad_start;
+mod cli;
 mod constraints;
 mod e2e;
 mod lifecycle;
