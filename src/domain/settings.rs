@@ -216,9 +216,8 @@ impl Settings {
 }
 
 fn has_default_class(classes: &BTreeMap<String, ResourceClass>, _: &()) -> garde::Result {
-    let named_well = |name: &String| {
-        (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
+    let named_well =
+        |name: &String| (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if !classes.contains_key(super::resource_class::DEFAULT_CLASS) {
         return Err(garde::Error::new("must contain \"medium\", the class of a task that names none"));
     }

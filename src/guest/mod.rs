@@ -73,5 +73,11 @@ pub trait Guest: Send + Sync {
     ///
     /// # Errors
     /// See [`GuestError`].
-    async fn authorise(&self, ssh: SocketAddr, identity: &Identity, public_keys: &[String], deadline: Duration) -> Result<(), GuestError>;
+    async fn authorise(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        public_keys: &[String],
+        deadline: Duration,
+    ) -> Result<(), GuestError>;
 }

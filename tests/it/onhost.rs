@@ -3,6 +3,8 @@
 //! Needs a built image (`ami/build-onhost`): `VM_SERVICE_TEST_IMAGES` names its folder, else `/var/tmp/vm-service-images/current`.
 //! Boots one VM, with a closed network: its packets never leave. Not here: the open network (`onhost_isolation`).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use chrono::DateTime;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -68,7 +70,9 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
 pub(crate) fn processes_in(folder: &Path) -> BTreeSet<String> {
     let in_folder = |process: &PathBuf| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
     let all = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-    all.filter(in_folder).map(|process| std::fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned()).collect()
+    all.filter(in_folder)
+        .map(|process| std::fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned())
+        .collect()
 }
 
 fn zombies() -> usize {
@@ -113,7 +117,10 @@ async fn a_machine_lives_once_is_found_again_and_leaves_nothing() {
     let address = machine.address.unwrap();
     wait_for("an SSH banner", async || banner(&machine)).await;
     println!("figure onhost_ssh_banner {} ms", began.elapsed().as_millis());
-    wait_for("the seed's word on the console", async || second.console(&id).await.unwrap().contains("SEED-SAYS-THIS").then_some(())).await;
+    wait_for("the seed's word on the console", async || {
+        second.console(&id).await.unwrap().contains("SEED-SAYS-THIS").then_some(())
+    })
+    .await;
 
     let began = Instant::now();
     second.terminate(&[id.clone(), "onhost-never-was-0".into(), "../..".into()]).await.unwrap();

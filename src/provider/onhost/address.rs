@@ -39,7 +39,12 @@ const DOCKER_PORTS: [Port; 2] = [2376, 23760];
 
 impl Pool {
     /// The first free address behind `last`, going round once.
-    pub(super) fn next_free(&self, last: Option<Ipv4Addr>, taken: &HashSet<Ipv4Addr>, free: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
+    pub(super) fn next_free(
+        &self,
+        last: Option<Ipv4Addr>,
+        taken: &HashSet<Ipv4Addr>,
+        free: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
         let first = u32::from(self.first);
         let begin = match last.map(|last| u32::from(last).wrapping_sub(first)) {
             Some(offset) if offset < self.count => offset + 1,
@@ -61,12 +66,17 @@ impl Ports {
     /// The ports that can be bound on this host, looked at on an address of the pool that no machine has; one sentence else.
     pub(super) fn find(pool: &Pool, taken: &HashSet<Ipv4Addr>) -> Result<Self, String> {
         let Some(ip) = pool.next_free(None, taken, |_| true) else {
-            return Err(format!("The {} addresses from {} on are all taken; give the on-host provider more.", pool.count, pool.first));
+            return Err(format!(
+                "The {} addresses from {} on are all taken; give the on-host provider more.",
+                pool.count, pool.first
+            ));
         };
         let pick = |ports: &[Port]| ports.iter().copied().find(|port| can_bind(ip, *port));
         match (pick(&SSH_PORTS), pick(&DOCKER_PORTS)) {
             (Some(ssh), Some(docker)) => Ok(Self { ssh, docker }),
-            _ => Err(format!("None of the ports {SSH_PORTS:?} or none of {DOCKER_PORTS:?} can be bound on {ip}; is it an address of this host?")),
+            _ => Err(format!(
+                "None of the ports {SSH_PORTS:?} or none of {DOCKER_PORTS:?} can be bound on {ip}; is it an address of this host?"
+            )),
         }
     }
 

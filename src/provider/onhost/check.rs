@@ -56,7 +56,11 @@ async fn network(on_host: &OnHost) -> Finding {
         VmNetwork::Closed => finding(true, WHAT, "closed: only the forwarded ports"),
         VmNetwork::Open if !host::has_program(passt::PROGRAM) => finding(false, WHAT, launch::NO_PASST),
         VmNetwork::Open => match run(passt::PROGRAM, &["--version"], DEADLINE).await {
-            Ok(text) => finding(true, WHAT, format!("open, by {}; name servers: {:?}", text.lines().next().unwrap_or_default(), passt::Dns::of_host())),
+            Ok(text) => finding(
+                true,
+                WHAT,
+                format!("open, by {}; name servers: {:?}", text.lines().next().unwrap_or_default(), passt::Dns::of_host()),
+            ),
             Err(error) => finding(false, WHAT, format!("{error:#}; {}", launch::NO_PASST)),
         },
     }

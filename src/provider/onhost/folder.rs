@@ -115,7 +115,8 @@ impl Folders {
         let free = |ip| can_bind(ip, ports.ssh) && can_bind(ip, ports.docker);
         let ip = pool.next_free(last, &self.taken()?, free).context("every address of the pool is taken")?;
         write_whole(&next, ip.to_string().as_bytes())?;
-        let record = Record { provider_id: provider_id.to_owned(), tags: tags.clone(), ip, ssh_port: ports.ssh, docker_port: ports.docker };
+        let record =
+            Record { provider_id: provider_id.to_owned(), tags: tags.clone(), ip, ssh_port: ports.ssh, docker_port: ports.docker };
         let new = self.machine(&format!(".new-{provider_id}"));
         drop(std::fs::remove_dir_all(&new));
         DirBuilder::new().mode(0o700).create(&new)?;
@@ -144,7 +145,9 @@ impl Folders {
         if !is_provider_id(provider_id) {
             return Ok(None);
         }
-        let Some(record) = self.record(provider_id)?.filter(|record| record.tags.installation == installation) else { return Ok(None) };
+        let Some(record) = self.record(provider_id)?.filter(|record| record.tags.installation == installation) else {
+            return Ok(None);
+        };
         let folder = self.machine(provider_id);
         let state = if keeper::is_alive(&folder)? {
             MachineState::Running
@@ -218,7 +221,11 @@ impl Folders {
         let now = std::fs::metadata(self.spent(newest))?.modified()?;
         for entry in std::fs::read_dir(self.data.join("spent"))? {
             let entry = entry?;
-            if entry.metadata().and_then(|data| data.modified()).is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > SPENT_KEPT)) {
+            if entry
+                .metadata()
+                .and_then(|data| data.modified())
+                .is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > SPENT_KEPT))
+            {
                 drop(std::fs::remove_file(entry.path()));
             }
         }

@@ -43,9 +43,11 @@ fn a_name_has_one_machine_and_a_machine_its_own_address() {
     let workers: Vec<_> = (0..16)
         .map(|worker| {
             let folders = folders.clone();
-            std::thread::spawn(move || match folders.ensure(&format!("onhost-{}-0", worker % 8), &tags(OURS), &pool(), PORTS).unwrap() {
-                Place::Machine(record) => (record.provider_id, record.ip),
-                Place::Spent(_) => panic!("none is spent"),
+            std::thread::spawn(move || {
+                match folders.ensure(&format!("onhost-{}-0", worker % 8), &tags(OURS), &pool(), PORTS).unwrap() {
+                    Place::Machine(record) => (record.provider_id, record.ip),
+                    Place::Spent(_) => panic!("none is spent"),
+                }
             })
         })
         .collect();

@@ -36,7 +36,12 @@ impl Image {
     /// # Errors
     /// One sentence that says what to do.
     pub(super) fn open(folder: &Path) -> Result<Self, String> {
-        let build = || format!("No usable VM image in {}; build one with: ami/build-onhost --output DIR, and name DIR/current.", folder.display());
+        let build = || {
+            format!(
+                "No usable VM image in {}; build one with: ami/build-onhost --output DIR, and name DIR/current.",
+                folder.display()
+            )
+        };
         let real = folder.canonicalize().map_err(|error| format!("{} ({error})", build()))?;
         let text = std::fs::read(real.join("manifest.json")).map_err(|error| format!("{} (manifest.json: {error})", build()))?;
         let manifest = serde_json::from_slice(&text).map_err(|error| format!("{} (manifest.json: {error})", build()))?;
@@ -61,8 +66,14 @@ impl Image {
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Self {
-        let manifest = Manifest { hash: "h".into(), kernel_append: "root=/dev/vda console=ttyS0".into(), disk_virtual_bytes: 1 << 30 };
-        Self { manifest, disk: "/images/h/disk.qcow2".into(), kernel: "/images/h/vmlinuz".into(), initrd: "/images/h/initrd".into() }
+        let manifest =
+            Manifest { hash: "h".into(), kernel_append: "root=/dev/vda console=ttyS0".into(), disk_virtual_bytes: 1 << 30 };
+        Self {
+            manifest,
+            disk: "/images/h/disk.qcow2".into(),
+            kernel: "/images/h/vmlinuz".into(),
+            initrd: "/images/h/initrd".into(),
+        }
     }
 }
 

@@ -64,7 +64,9 @@ async fn known(data: &Path, image: &Image) -> Known {
     }
     let known = match probe(Accelerator::Kvm, image, PROBE_DEADLINE).await {
         Ok(()) => Known { key, works: true, reason: "a probe VM booted with KVM".into() },
-        Err(error) => Known { key, works: false, reason: format!("software emulation: a probe VM did not boot with KVM: {error:#}") },
+        Err(error) => {
+            Known { key, works: false, reason: format!("software emulation: a probe VM did not boot with KVM: {error:#}") }
+        }
     };
     let kept = serde_json::to_vec(&known).map_err(anyhow::Error::new).and_then(|text| write_whole(&path, &text));
     if let Err(error) = kept {
@@ -98,7 +100,8 @@ async fn probe(accelerator: Accelerator, image: &Image, deadline: Duration) -> a
         drop(tokio::time::timeout(Duration::from_secs(1), stderr.read_to_string(&mut errors)).await);
     }
     child.wait().await?;
-    let last = errors.lines().last().map(str::to_owned).or_else(|| String::from_utf8_lossy(&said).lines().last().map(str::to_owned));
+    let last =
+        errors.lines().last().map(str::to_owned).or_else(|| String::from_utf8_lossy(&said).lines().last().map(str::to_owned));
     let what = if silent { format!("no word from it within {deadline:?}") } else { "QEMU ended before".to_owned() };
     anyhow::bail!("{what}; its last line: {}", last.unwrap_or_default());
 }

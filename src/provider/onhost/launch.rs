@@ -68,8 +68,15 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     let accelerator = on_host.accelerator(&image, PROBE_PATIENCE).await?.accelerator;
     let folder = on_host.folders.machine(id);
     image.create_overlay(&folder, spec.class.disk_gib).await.map_err(failed)?;
-    let machine =
-        qemu::Machine { provider_id: id, class: &spec.class, image: &image, accelerator, link, ip: record.ip, ports: record.ports() };
+    let machine = qemu::Machine {
+        provider_id: id,
+        class: &spec.class,
+        image: &image,
+        accelerator,
+        link,
+        ip: record.ip,
+        ports: record.ports(),
+    };
     let dns = if link == Link::Guarded { Dns::of_host() } else { Dns::None };
     let passt = (link == Link::Guarded).then(|| passt::command(record.ip, record.ports(), &dns));
     let plan = Plan { qemu: qemu::command(&machine), passt, resolver: dns.resolver() };
@@ -86,8 +93,7 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     Ok(())
 }
 
-pub(super) const NO_PASST: &str =
-    "passt is not installed, and without it VMs cannot have an open network: install it (apt-get install passt), or set the on-host network to closed.";
+pub(super) const NO_PASST: &str = "passt is not installed, and without it VMs cannot have an open network: install it (apt-get install passt), or set the on-host network to closed.";
 
 /// In a session of its own, so that neither a terminal nor the service's end reaches it.
 fn spawn_keeper(keeper: &[String], id: &str, folder: &Path) -> anyhow::Result<Child> {

@@ -101,7 +101,8 @@ impl OnHost {
         if let Some(choice) = self.accelerator.get() {
             return Ok(choice.clone());
         }
-        let (cell, image, choice, data) = (Arc::clone(&self.accelerator), image.clone(), self.config.accelerator, self.config.data.clone());
+        let (cell, image, choice, data) =
+            (Arc::clone(&self.accelerator), image.clone(), self.config.accelerator, self.config.data.clone());
         let choosing = tokio::spawn(async move { cell.get_or_init(|| kvm::choose(choice, &data, &image)).await.clone() });
         let failed = |error: anyhow::Error| ProviderError::transient("looking whether KVM works", error);
         tokio::time::timeout(patience, choosing).await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))

@@ -34,7 +34,8 @@ impl Dns {
     /// Outside resolvers first: they answer by TCP too. `upstream`: the resolvers behind systemd-resolved.
     fn choose(resolv_conf: &str, upstream: &str, mut ours: impl FnMut(Ipv4Addr) -> bool) -> Self {
         let configured = nameservers(resolv_conf);
-        let mut outside = |servers: &[Ipv4Addr]| servers.iter().copied().filter(|server| !never(*server) && !ours(*server)).collect::<Vec<_>>();
+        let mut outside =
+            |servers: &[Ipv4Addr]| servers.iter().copied().filter(|server| !never(*server) && !ours(*server)).collect::<Vec<_>>();
         let mut direct = outside(&configured);
         if direct.is_empty() && configured.iter().any(Ipv4Addr::is_loopback) {
             direct = outside(&nameservers(upstream));
@@ -80,7 +81,23 @@ pub(super) fn command(ip: Ipv4Addr, ports: Ports, dns: &Dns) -> Vec<String> {
     let ports = format!("{ip}/{}:22,{}:2376", ports.ssh, ports.docker);
     let (guest, netmask, gateway) = (GUEST.to_string(), NETMASK.to_string(), GATEWAY.to_string());
     let fixed = [
-        PROGRAM, "-f", "-q", "-4", "-F", "0", "--no-map-gw", "-a", &guest, "-n", &netmask, "-g", &gateway, "-t", &ports, "-u", "none",
+        PROGRAM,
+        "-f",
+        "-q",
+        "-4",
+        "-F",
+        "0",
+        "--no-map-gw",
+        "-a",
+        &guest,
+        "-n",
+        &netmask,
+        "-g",
+        &gateway,
+        "-t",
+        &ports,
+        "-u",
+        "none",
         "--no-dhcp-search",
     ];
     fixed.into_iter().map(str::to_owned).chain(dns.arguments()).collect()
@@ -105,7 +122,8 @@ mod tests {
 
     #[test]
     fn only_the_two_ports_are_forwarded() {
-        let line = command(Ipv4Addr::new(127, 64, 0, 5), Ports { ssh: 2222, docker: 2376 }, &Dns::Carried(Ipv4Addr::LOCALHOST)).join(" ");
+        let line =
+            command(Ipv4Addr::new(127, 64, 0, 5), Ports { ssh: 2222, docker: 2376 }, &Dns::Carried(Ipv4Addr::LOCALHOST)).join(" ");
         assert!(line.contains("-t 127.64.0.5/2222:22,2376:2376 -u none"), "{line}");
         assert!(line.contains("--no-map-gw"), "{line}");
         assert!(line.ends_with("-D 127.0.0.1 -D 192.0.0.1 --dns-forward 192.0.0.1"), "{line}");

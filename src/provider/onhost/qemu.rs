@@ -61,10 +61,21 @@ impl Accelerator {
 /// What every QEMU of ours has, the probe too: no default devices, no display, no configuration of the host's user, no new privileges.
 pub(super) fn base() -> Vec<String> {
     let fixed = [
-        PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35,usb=off,vmport=off,dump-guest-core=off",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-chardev",
+        PROGRAM,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-machine",
+        "q35,usb=off,vmport=off,dump-guest-core=off",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-chardev",
         // Standard output: the keeper's pipe, which is always drained.
-        "file,id=console,path=/dev/fd/1", "-serial", "chardev:console",
+        "file,id=console,path=/dev/fd/1",
+        "-serial",
+        "chardev:console",
     ];
     fixed.map(str::to_owned).to_vec()
 }
@@ -90,7 +101,9 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     add("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", qmp::SOCKET));
     add("-mon", "chardev=qmp,mode=control".into());
     // The disk dies with the machine: what the guest flushes need not reach the host's disk, and what it discards is given back.
-    let disk = format!("driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file.driver=file,file.filename={DISK},file.discard=unmap");
+    let disk = format!(
+        "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file.driver=file,file.filename={DISK},file.discard=unmap"
+    );
     add("-blockdev", format!("{disk},file.cache.no-flush=on"));
     add("-device", "virtio-blk-pci,drive=root,serial=root,addr=0x2".into());
     add("-blockdev", format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED},file.read-only=on"));
@@ -131,7 +144,13 @@ mod tests {
             command(&Machine { provider_id: "onhost-t-0", class: &class, image: &image, accelerator, link, ip, ports }).join(" ")
         };
         let open = of(Accelerator::Tcg, Link::Guarded);
-        for part in ["-smp 3 -m 2048", "-accel tcg,thread=multi -cpu max", "-nodefaults -no-user-config", "-append root=/dev/vda", "-sandbox on,"] {
+        for part in [
+            "-smp 3 -m 2048",
+            "-accel tcg,thread=multi -cpu max",
+            "-nodefaults -no-user-config",
+            "-append root=/dev/vda",
+            "-sandbox on,",
+        ] {
             assert!(open.contains(part), "{part} is not in {open}");
         }
         assert!(!open.contains("hostfwd") && !open.contains("-netdev user"), "{open}");

@@ -45,7 +45,8 @@ impl Qmp {
     /// # Errors
     /// It did not say that it will within the deadline.
     pub(super) async fn quit(&self, deadline: Duration) -> anyhow::Result<()> {
-        let said = tokio::time::timeout(deadline, self.service.execute(qapi::qmp::quit {})).await.context("QEMU does not answer")?;
+        let said =
+            tokio::time::timeout(deadline, self.service.execute(qapi::qmp::quit {})).await.context("QEMU does not answer")?;
         said.map(drop).map_err(|error| anyhow::anyhow!("QEMU refuses to quit: {error}"))
     }
 }

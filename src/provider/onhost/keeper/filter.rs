@@ -77,7 +77,10 @@ impl Filter {
         if packet.source != GUEST || to == GUEST {
             return false;
         }
-        if matches!(packet.protocol, TCP | UDP) && port == 53 && (Some(to) == self.resolver || (to == GATEWAY && packet.protocol == UDP)) {
+        if matches!(packet.protocol, TCP | UDP)
+            && port == 53
+            && (Some(to) == self.resolver || (to == GATEWAY && packet.protocol == UDP))
+        {
             // The gateway's UDP port 53 is passt's own: it goes to the resolver it was told, nowhere else.
             return true;
         }
@@ -130,7 +133,8 @@ impl<'a> Packet<'a> {
         if header[0] != 0x45 || fragment != 0 {
             return None;
         }
-        let four = |at: usize| Some(Ipv4Addr::new(*header.get(at)?, *header.get(at + 1)?, *header.get(at + 2)?, *header.get(at + 3)?));
+        let four =
+            |at: usize| Some(Ipv4Addr::new(*header.get(at)?, *header.get(at + 1)?, *header.get(at + 2)?, *header.get(at + 3)?));
         Some(Self { protocol: header[9], source: four(12)?, destination: four(16)?, payload: packet.get(20..total)? })
     }
 

@@ -34,7 +34,20 @@ fn the_outside_world_is_reached_and_nothing_of_ours() {
     let mut filter = Filter::new(None);
     for protocol in [TCP, UDP, ICMP] {
         assert!(passes(&mut filter, &frame(GUEST, OUTSIDE, protocol, (40000, 443), SYN)));
-        let ours = ["127.0.0.1", "127.64.0.1", "10.1.0.2", "10.1.0.3", "0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1", "169.254.169.254", "192.0.0.1", "192.0.0.2", "240.0.0.1"];
+        let ours = [
+            "127.0.0.1",
+            "127.64.0.1",
+            "10.1.0.2",
+            "10.1.0.3",
+            "0.0.0.0",
+            "0.1.2.3",
+            "255.255.255.255",
+            "224.0.0.1",
+            "169.254.169.254",
+            "192.0.0.1",
+            "192.0.0.2",
+            "240.0.0.1",
+        ];
         for destination in ours {
             for flags in [SYN, SYN | ACK, ACK, 0] {
                 let frame = frame(GUEST, destination.parse().unwrap(), protocol, (40000, 443), flags);

@@ -22,7 +22,8 @@ impl LocalAddresses {
     /// Whether this host answers on it.
     pub(in super::super) fn contains(&mut self, address: Ipv4Addr) -> bool {
         if self.read_at.is_none_or(|at| at.elapsed() > FRESH) {
-            self.prefixes = std::fs::read_to_string("/proc/net/fib_trie").ok().map(|text| parse(&text)).filter(|found| !found.is_empty());
+            self.prefixes =
+                std::fs::read_to_string("/proc/net/fib_trie").ok().map(|text| parse(&text)).filter(|found| !found.is_empty());
             self.read_at = Some(Instant::now());
         }
         let address = u32::from(address);
@@ -59,7 +60,9 @@ mod tests {
     fn local_and_broadcast_entries_are_found_and_routes_are_not() {
         let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 127.0.0.0/8 2 0 2\n           |-- 127.0.0.0\n              /8 host LOCAL\n     |-- 192.0.2.0\n        /24 link UNICAST\n     |-- 192.0.2.2\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n";
         let mut addresses = LocalAddresses { prefixes: Some(parse(text)), read_at: Some(Instant::now()) };
-        for (address, is_local) in [("127.64.3.4", true), ("192.0.2.2", true), ("192.0.2.255", true), ("192.0.2.3", false), ("8.8.8.8", false)] {
+        for (address, is_local) in
+            [("127.64.3.4", true), ("192.0.2.2", true), ("192.0.2.255", true), ("192.0.2.3", false), ("8.8.8.8", false)]
+        {
             assert_eq!(addresses.contains(address.parse().unwrap()), is_local, "{address}");
         }
     }

@@ -72,7 +72,8 @@ fn keep() -> anyhow::Result<()> {
     let network = plan.passt.as_deref().map(Network::start).transpose()?;
     let (console_read, console_write) = io::pipe()?;
     let (log_read, log_write) = io::pipe()?;
-    let mut qemu = Command::new(program).args(arguments).stdin(alive.try_clone()?).stdout(console_write).stderr(log_write).spawn()?;
+    let mut qemu =
+        Command::new(program).args(arguments).stdin(alive.try_clone()?).stdout(console_write).stderr(log_write).spawn()?;
     if let Some(identity) = Identity::of(qemu.id()) {
         std::fs::write(PROCESS, serde_json::to_vec(&identity)?)?;
     }
@@ -122,7 +123,8 @@ impl Network {
         let qemu = UnixListener::bind(NET_SOCKET)?;
         let (read, write) = io::pipe()?;
         let log = BoundedLog::create(PASST_LOG.into(), LOG_BYTES)?;
-        let passt = Command::new(program).args(arguments).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(write).spawn()?;
+        let passt =
+            Command::new(program).args(arguments).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(write).spawn()?;
         thread::spawn(move || log.drain(read));
         Ok(Self { passt, passt_side, qemu })
     }
@@ -134,7 +136,9 @@ impl Network {
         thread::spawn(move || {
             let Ok(passt_side) = ours else { return };
             match listener.accept() {
-                Ok((qemu_side, _)) => drop(guard(&qemu_side, &passt_side, resolver).inspect_err(|error| eprintln!("keeper: network: {error}"))),
+                Ok((qemu_side, _)) => {
+                    drop(guard(&qemu_side, &passt_side, resolver).inspect_err(|error| eprintln!("keeper: network: {error}")))
+                }
                 Err(error) => eprintln!("keeper: network: {error}"),
             }
         });
