@@ -100,13 +100,13 @@ async fn a_machine_lives_once_is_found_again_and_leaves_nothing() {
     let id = "onhost-it-life-0".to_owned();
     let machine = first.find_machine(&id).await.unwrap().unwrap();
     assert_eq!((machine.state, &machine.tags), (MachineState::Running, &spec.tags));
-    assert_eq!(first.launch(&spec).await.unwrap(), [machine.clone()]);
+    assert_eq!(first.launch(&spec).await.unwrap(), std::slice::from_ref(&machine));
     let folder = data.path().join("machines").join(&id);
     assert_eq!(processes_in(&folder).len(), 2, "the keeper and QEMU: {:?}", processes_in(&folder));
 
     // The service that made it is gone; another finds it. A stranger in the same folder does not.
     drop(first);
-    assert_eq!(second.list_machines().await.unwrap().machines, [machine.clone()]);
+    assert_eq!(second.list_machines().await.unwrap().machines, std::slice::from_ref(&machine));
     let stranger = open(data.path(), installation(2), VmNetwork::Closed).await;
     assert_eq!(stranger.list_machines().await.unwrap().machines, []);
     stranger.terminate(std::slice::from_ref(&id)).await.unwrap();
