@@ -58,21 +58,25 @@ impl Db {
         insert(&mut connection, now, event).await
     }
 
-    /// Adds an event for the task unless its newest event of this kind says the same: a reason to wait is told once, not each tick.
+    /// Notes why each task waits, once and not each tick: only where the newest reason of the task was another.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn insert_event_once(&self, now: DateTime<Utc>, task: TaskId, kind: &str, message: &str) -> Result<(), DbError> {
+    pub async fn note_waits(&self, waits: &[(TaskId, String)], now: DateTime<Utc>) -> Result<(), DbError> {
+        if waits.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = waits.iter().map(|(task, _)| task.0).collect();
+        let reasons: Vec<_> = waits.iter().map(|(_, reason)| reason.clone()).collect();
         sqlx::query!(
-            "-- events::insert_event_once
+            "-- events::note_waits
              insert into vms.events (at, kind, task_id, message)
-             select $1, $2, $3, $4
-             where $4 is distinct from
-                 (select message from vms.events where task_id = $3 and kind = $2 order by id desc limit 1)",
+             select $1, 'task.waits', w.task, w.reason from unnest($2::uuid[], $3::text[]) as w (task, reason)
+             where w.reason is distinct from
+                 (select e.message from vms.events e where e.task_id = w.task and e.kind = 'task.waits' order by e.id desc limit 1)",
             now,
-            kind,
-            task.0,
-            message,
+            &ids,
+            &reasons,
         )
         .execute(&self.pool)
         .await?;

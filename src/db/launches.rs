@@ -70,12 +70,20 @@ pub struct LeasedLaunch {
 }
 
 impl Db {
-    /// Writes the launch and its VMs in one transaction, within the limits.
+    /// Writes the launch and its VMs in one transaction, within the limits. An on-demand launch is written only while as many
+    /// tasks wait without a VM: two planners of the same queue cannot both launch for it.
     ///
     /// # Errors
-    /// `LimitReached`: nothing was written.
+    /// `LimitReached`, `Conflict` (nobody waits for it any more): nothing was written.
     pub async fn insert_launch(&self, new: &NewLaunch, now: DateTime<Utc>) -> Result<(), DbError> {
         let mut tx = self.pool.begin().await?;
+        sqlx::query!("-- launches::insert_launch (lock)\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
+        if new.origin == Origin::OnDemand {
+            let unserved = unserved(&mut tx, new.executor, &new.resource_class).await?;
+            if unserved < i64::try_from(new.vms.len()).unwrap_or(i64::MAX) {
+                return Err(DbError::Conflict("nobody waits for this launch any more".to_owned()));
+            }
+        }
         sqlx::query!(
             "-- launches::insert_launch
              insert into vms.launches (id, executor, resource_class, class_spec, origin, provider, place, machines,
@@ -166,6 +174,15 @@ impl Db {
                 wanted: row.wanted,
             })
             .collect())
+    }
+
+    /// Whether somebody still waits for the VMs of this kind that are on their way.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn is_launch_needed(&self, launch: &LeasedLaunch) -> Result<bool, DbError> {
+        let mut connection = self.pool.acquire().await?;
+        Ok(launch.origin == Origin::Preallocated || unserved(&mut connection, launch.executor, &launch.resource_class).await? >= 0)
     }
 
     /// Notes that the call goes out next: from here on machines may exist.
@@ -310,6 +327,21 @@ impl Db {
         .await?;
         Ok(sealed.flatten())
     }
+}
+
+/// Waiting tasks of a kind less the VMs that are free or on their way for them.
+async fn unserved(connection: &mut PgConnection, executor: Executor, class: &str) -> Result<i64, DbError> {
+    let count = sqlx::query_scalar!(
+        r#"-- launches::unserved
+           select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2)
+                - (select count(*) from vms.vms
+                   where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2) as "count!""#,
+        executor.as_str(),
+        class,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
 }
 
 /// The last VM of the launch has been met, or given up: its bootstrap identity is void.

@@ -9,6 +9,20 @@ use crate::domain::lifecycle::TaskState;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+/// Why a VM cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// It did not become available, says the holder of this lease.
+    NotStarted {
+        /// Fencing token.
+        lease: i64,
+    },
+    /// It could not be made fit for its task.
+    Unfit,
+    /// Its machine is dead or gone.
+    MachineDead,
+}
+
 /// Begins the end of these VMs, except held ones; returns those whose end began. Their secrets are erased, and whoever holds a
 /// lease on one has lost it.
 pub(super) async fn end_vms(
@@ -151,7 +165,9 @@ impl Db {
                from vms.vms v
                where v.state not in ('requested', 'terminating', 'terminated') and (v.hold_until is null or v.hold_until <= $1)
                  and not exists (select from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready'))
-                 and (v.absolute_end_at <= $1 or v.deadline_at <= $1 or v.state in ('assigned', 'draining'))
+                 and (v.absolute_end_at <= $1 or v.state in ('assigned', 'draining')
+                      -- Who waits for a boot ends it at the deadline, with its console; this is for the case that nobody does.
+                      or v.deadline_at <= $1::timestamptz - case when v.state in ('launching', 'booting') then interval '30 s' else interval '0' end)
                limit 500"#,
             now
         )
@@ -191,15 +207,14 @@ impl Db {
         Ok(ended)
     }
 
-    /// A VM that cannot be used: its machine died, or it could not be made ready. A task that had begun fails; one that waits or
-    /// prepares goes back to the queue. `lease` is the caller's fencing token; none for a caller that saw the machine dead.
+    /// A VM that cannot be used. A task that had begun fails; one that prepares goes back to the queue.
     ///
     /// # Errors
     /// `LostLease`.
     pub async fn give_up_vm(
         &self,
         vm: VmId,
-        lease: Option<i64>,
+        evidence: Evidence,
         failure: &Failure,
         console: &str,
         now: DateTime<Utc>,
@@ -214,7 +229,7 @@ impl Db {
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(DbError::LostLease)?;
-        if lease.is_some_and(|lease| lease != row.lease_token) {
+        if matches!(evidence, Evidence::NotStarted { lease } if lease != row.lease_token) {
             return Err(DbError::LostLease);
         }
         requeue_preparing(&mut tx, vm, &failure.detail, now).await?;
@@ -227,7 +242,7 @@ impl Db {
              where id = $1",
             vm.0,
             console,
-            lease.is_none(),
+            evidence == Evidence::MachineDead,
         )
         .execute(&mut *tx)
         .await?;
@@ -235,7 +250,7 @@ impl Db {
         if ended.is_empty() {
             quarantine(&mut tx, vm, &failure.detail).await?;
         }
-        if row.not_started {
+        if row.not_started || evidence == Evidence::Unfit {
             mark_failed_start(&mut tx, vm, now).await?;
         }
         fail_tasks_of(&mut tx, &ended, failure, now).await?;

@@ -1,1 +1,198 @@
-//! To be written.
+//! [`Guest`] for machines that run Linux with systemd: one SSH session that makes the machine what it must be, and a second one,
+//! pinned to the new host key, that proves it.
+//!
+//! The machine's first state is *bootstrap*, its last *identity*; a service that crashed in between leaves either, or a mixture
+//! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
+
+use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, user_data};
+use crate::domain::identity::DockerIdentity;
+use crate::domain::identity::{Bootstrap, Identity, USER};
+use crate::domain::secret::Secret;
+use crate::ssh::{ExitStatus, Session, SshError, Target, printable};
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tracing::{Span, field, info, instrument};
+
+/// What is read of a command's output, bytes each.
+const MOST_OUTPUT: usize = 64 * 1024;
+/// sshd may refuse every login while the machine boots (pam_nologin).
+const LOGIN_SETTLES: Duration = Duration::from_secs(30);
+/// sshd shows the old key until it has started anew.
+const HOST_KEY_SETTLES: Duration = Duration::from_secs(5);
+/// Newer servers shut out an address that comes and goes more often than once a second or so for a while.
+const RETRY: Duration = Duration::from_millis(500);
+/// An engine that has not answered by then is asked through SSH what is wrong.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Acts inside machines that run Linux with systemd and have the user `circleci`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinuxGuest;
+
+#[async_trait]
+impl Guest for LinuxGuest {
+    fn user_data(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
+        user_data::cloud_config(bootstrap, silent_for)
+    }
+
+    #[instrument(
+        name = "guest.personalise",
+        skip_all,
+        fields(ssh = %at.ssh, connect_ms = field::Empty, bundle_ms = field::Empty, verify_ms = field::Empty, engine_ms = field::Empty)
+    )]
+    async fn personalise(
+        &self,
+        at: &Endpoint,
+        bootstrap: &Bootstrap,
+        identity: &Identity,
+        personality: &Personality,
+        deadline: Duration,
+    ) -> Result<(), GuestError> {
+        let started = Instant::now();
+        let until = started + deadline;
+        let session = first_contact(at.ssh, bootstrap, identity, until).await.map_err(|e| failed(e, deadline))?;
+        let connected = took("connect_ms", started);
+
+        // The waiting is part of the present that the machine's clock is set to.
+        let waited = TimeDelta::from_std(started.elapsed()).unwrap_or_default();
+        let personality = Personality { now: personality.now + waited, ..personality.clone() };
+        let script = bundle::personalise(identity, &personality);
+        run(&session, bundle::AS_ROOT, script.expose(), until).await.map_err(|e| failed(e, deadline))?;
+        drop(session);
+        let done = took("bundle_ms", connected);
+
+        let verify = async {
+            let session = settled(at.ssh, &[target(at.ssh, &identity.host_public, &identity.login_private)], until).await;
+            took("verify_ms", done);
+            session.map_err(|e| failed(e, deadline))
+        };
+        match &identity.docker {
+            None => drop(verify.await?),
+            Some(docker) => {
+                let answers = async {
+                    let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
+                    took("engine_ms", done);
+                    answer
+                };
+                let (session, answer) = tokio::join!(verify, answers);
+                let session = session?;
+                if answer.is_err() {
+                    engine_in_trouble(&session, at.docker, docker, until).await?;
+                }
+            }
+        }
+        info!(total_ms = millis(started.elapsed()), "personalised");
+        Ok(())
+    }
+
+    async fn authorise(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        public_keys: &[String],
+        deadline: Duration,
+    ) -> Result<(), GuestError> {
+        let until = Instant::now() + deadline;
+        let script = bundle::authorise(public_keys).map_err(GuestError::Misbehaved)?;
+        let act = async {
+            let session = Session::connect_when_up(&target(ssh, &identity.host_public, &identity.login_private), until).await?;
+            run(&session, bundle::AS_USER, &script, until).await
+        };
+        act.await.map_err(|e| failed(e, deadline))
+    }
+}
+
+/// Meets the machine in whichever state it is.
+async fn first_contact(ssh: SocketAddr, bootstrap: &Bootstrap, identity: &Identity, until: Instant) -> Result<Session, SshError> {
+    let pairs = [
+        (&bootstrap.host_public, &bootstrap.login_private),
+        (&identity.host_public, &identity.login_private),
+        (&identity.host_public, &bootstrap.login_private),
+        (&bootstrap.host_public, &identity.login_private),
+    ];
+    settled(ssh, &pairs.map(|(host, login)| target(ssh, host, login)), until).await
+}
+
+/// Logs in with the first of `targets` that the machine agrees to; refusals count only when they last.
+async fn settled(ssh: SocketAddr, targets: &[Target], until: Instant) -> Result<Session, SshError> {
+    let mut refused_since = None;
+    loop {
+        let mut refusal = SshError::WrongHostKey;
+        for target in targets {
+            match Session::connect_when_up(target, until).await {
+                Err(SshError::LoginRefused) => refusal = SshError::LoginRefused,
+                Err(SshError::WrongHostKey) => {}
+                other => return other,
+            }
+        }
+        let since = *refused_since.get_or_insert_with(Instant::now);
+        let settles = if matches!(refusal, SshError::LoginRefused) { LOGIN_SETTLES } else { HOST_KEY_SETTLES };
+        if since.elapsed() > settles || Instant::now() + RETRY >= until {
+            return Err(refusal);
+        }
+        tracing::debug!(%ssh, %refusal, "refused so far");
+        sleep(RETRY).await;
+    }
+}
+
+/// The machine's own words about its engine, if there are any; else the engine gets the rest of the time.
+async fn engine_in_trouble(session: &Session, at: SocketAddr, docker: &DockerIdentity, until: Instant) -> Result<(), GuestError> {
+    const ASK: &str = "set -- docker.service vm-service-docker-tls.service\n\
+                       sudo -n systemctl start \"$@\" >&2 || { systemctl --no-pager --full --lines=5 status \"$@\" >&2; exit 1; }\n";
+    let asked = run(session, bundle::AS_USER, ASK, until).await;
+    match asked {
+        Err(Failed::Command(text)) => Err(GuestError::Misbehaved(format!("the engine does not start: {text}"))),
+        _ => engine::answers(at, docker, until)
+            .await
+            .map_err(|last| GuestError::Misbehaved(format!("the engine does not answer over TLS: {last}"))),
+    }
+}
+
+/// Why a step failed.
+enum Failed {
+    Ssh(SshError),
+    /// How the command ended and what it said, printable.
+    Command(String),
+}
+
+impl From<SshError> for Failed {
+    fn from(error: SshError) -> Self {
+        Self::Ssh(error)
+    }
+}
+
+async fn run(session: &Session, command: &str, script: &str, until: Instant) -> Result<(), Failed> {
+    let output = session.exec(command, script.as_bytes(), MOST_OUTPUT, until).await?;
+    match output.status {
+        ExitStatus::Code(0) => Ok(()),
+        status => Err(Failed::Command(format!("{status}: {}", printable(&output.stderr)))),
+    }
+}
+
+fn failed(why: impl Into<Failed>, deadline: Duration) -> GuestError {
+    match why.into() {
+        Failed::Ssh(SshError::NotReachable) => GuestError::NotReachable(deadline),
+        Failed::Ssh(SshError::WrongHostKey) => GuestError::WrongHostKey,
+        Failed::Ssh(SshError::LoginRefused) => GuestError::LoginRefused,
+        Failed::Ssh(other) => GuestError::Misbehaved(other.to_string()),
+        Failed::Command(text) => GuestError::Misbehaved(format!("a step inside the VM failed: {text}")),
+    }
+}
+
+fn target(addr: SocketAddr, host_key: &str, login: &Secret) -> Target {
+    Target { addr, user: USER.to_owned(), host_key: host_key.to_owned(), login: login.clone() }
+}
+
+/// Notes a step's length in the span and the log; the next one begins now.
+fn took(step: &'static str, since: Instant) -> Instant {
+    let ms = millis(since.elapsed());
+    Span::current().record(step, ms);
+    info!(step, ms, "step done");
+    Instant::now()
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

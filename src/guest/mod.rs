@@ -9,16 +9,26 @@
 
 mod bundle;
 pub mod docker_tls;
+mod engine;
 pub mod identity;
 pub mod linux;
 pub mod user_data;
 
+use crate::domain::identity::{Bootstrap, Identity};
 use crate::domain::settings::GuestSettings;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use identity::{Bootstrap, Identity};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Where a VM answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its SSH server.
+    pub ssh: SocketAddr,
+    /// Its Docker engine's TLS port; used for `remote_docker` only.
+    pub docker: SocketAddr,
+}
 
 /// What a VM is told about itself at first contact.
 #[derive(Clone, Debug)]
@@ -37,7 +47,7 @@ pub enum GuestError {
     /// Nobody answered before the deadline: the VM does not boot, replace it.
     #[error("no SSH server answered within {0:?}")]
     NotReachable(Duration),
-    /// Somebody else answers there: nothing was sent; quarantine the VM.
+    /// Somebody else answers there: nothing was sent; replace it.
     #[error("the SSH server showed another host key than the pinned one")]
     WrongHostKey,
     /// The key was refused: this VM is not in the state the row says; replace it.
@@ -54,7 +64,7 @@ pub trait Guest: Send + Sync {
     /// Cloud-init user data that makes a machine answer to `bootstrap`, and end itself after `silent_for` without first contact.
     fn user_data(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String;
 
-    /// First contact: waits until the machine answers at `ssh`, pins `bootstrap`, and gives it `identity` and `personality`;
+    /// First contact: waits until the machine answers, pins `bootstrap`, and gives it `identity` and `personality`;
     /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), and the new host key has been seen.
     /// Idempotent: a machine that has `identity` already is only completed.
     ///
@@ -62,7 +72,7 @@ pub trait Guest: Send + Sync {
     /// See [`GuestError`]; `deadline` covers everything.
     async fn personalise(
         &self,
-        ssh: SocketAddr,
+        at: &Endpoint,
         bootstrap: &Bootstrap,
         identity: &Identity,
         personality: &Personality,

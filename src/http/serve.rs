@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// All header lines of one request.
@@ -121,20 +121,40 @@ pub async fn bind(config: &HttpConfig) -> Result<Listener, BindError> {
     Ok(Listener { socket, certificate, config: config.clone(), address })
 }
 
-/// Serves the API until the state's stop token.
+impl Listener {
+    /// For people: `http://127.0.0.1:3001`.
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+/// Serves the API until `stop`, which is the state's too: it ends long polls and streams.
 ///
 /// # Errors
 /// When the socket fails.
-pub async fn serve(listener: Listener, state: AppState) -> io::Result<()> {
-    let stop = state.stop.clone();
+pub async fn serve(listener: Listener, state: AppState, stop: CancellationToken) -> io::Result<()> {
     serve_router(listener, super::router(state), stop).await
 }
 
-/// Serves any router until `stop`, for a service whose configuration must be mended first.
+/// Serves a service whose configuration must be mended first, until `until` is over: `/status` answers 500 with `sentence`.
 ///
 /// # Errors
 /// When the socket fails.
-pub async fn serve_router(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve_broken(listener: Listener, sentence: String, until: impl Future<Output = ()>) -> io::Result<()> {
+    tracing::error!(problem = sentence, "the configuration must be mended first");
+    let stop = CancellationToken::new();
+    let (_kept, problem) = watch::channel(Some(sentence));
+    let served = serve_router(listener, super::router::broken_router(problem), stop.clone());
+    tokio::pin!(served);
+    tokio::select! {
+        ended = &mut served => return ended,
+        () = until => stop.cancel(),
+    }
+    served.await
+}
+
+async fn serve_router(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let Listener { socket, certificate, config, address } = listener;
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(socket)?.handle(handle.clone());

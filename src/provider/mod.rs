@@ -7,7 +7,7 @@
 pub mod onhost;
 
 use crate::domain::resource_class::ResourceClass;
-use crate::domain::settings::Budget;
+use crate::domain::settings::{Budget, Settings};
 use crate::domain::tags::Tags;
 use async_trait::async_trait;
 use std::net::IpAddr;
@@ -130,6 +130,9 @@ pub trait Provider: Send + Sync {
 
     /// What it can carry when the settings set no limits.
     fn capacity(&self) -> Budget;
+
+    /// Takes the live settings over, for machines launched from now on.
+    fn configure(&self, settings: &Settings);
 
     /// Makes machines and returns those that this token has made so far. Idempotent by token: a repeated call,
     /// also from another process and after a crash at any line, makes nothing twice. Returns within 7 s; the machines may

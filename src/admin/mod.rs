@@ -1,0 +1,7 @@
+//! Commands on the server itself, for whoever installs it.
+//!
+//! Reads, writes: Postgres, this host. Calls: `db`, `provider`, `seal`. Runs: once, by hand or by an installer.
+
+pub mod doctor;
+pub mod migrate;
+pub mod tokens;

@@ -1,0 +1,177 @@
+//! The one composition root: arguments in, the roles and commands out.
+//!
+//! Reads: arguments, `config`. Calls: everything. Not here: what any of it does.
+
+mod embedded;
+mod service;
+mod service_user;
+mod up;
+
+use crate::config::{Config, ConfigError, Sources};
+use crate::db::connect::Server;
+use crate::{admin, cli, config};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Gives every CI job a virtual machine of its own, with the project's Docker layers already on its disk.
+#[derive(Parser)]
+#[command(name = "vm-service", version)]
+struct Arguments {
+    /// Folder of the configuration files (`shared/postgresql`, `vm-service/customizations`, …).
+    #[arg(long, global = true, default_value = "/etc/circleconfig", value_name = "DIR")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs everything in one process, over embedded Postgres and VMs on this host.
+    Up(up::UpArguments),
+    /// Serves the API and brings VMs up and down.
+    Serve(ServeArguments),
+    /// Ends what is past its time and collects what was left behind.
+    Gc(RoleArguments),
+    /// Brings the database's schema up to date.
+    Migrate,
+    /// Makes API tokens.
+    #[command(subcommand)]
+    Tokens(admin::tokens::TokensCommand),
+    /// Says what is missing on this machine and how to get it.
+    Doctor(DoctorArguments),
+    #[command(flatten)]
+    Client(cli::Command),
+}
+
+/// Where the API listens.
+#[derive(Args, Clone)]
+struct ListenArguments {
+    /// Address and port of the API.
+    #[arg(long, default_value = "127.0.0.1:3001", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Certificate chain for TLS, PEM; read again when it changes.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Something in front of this service speaks TLS to its callers.
+    #[arg(long)]
+    behind_tls_proxy: bool,
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    #[command(flatten)]
+    listen: ListenArguments,
+    #[command(flatten)]
+    role: RoleArguments,
+}
+
+/// What the roles share.
+#[derive(Args, Clone)]
+struct RoleArguments {
+    /// Folder of this host's VMs; none: this process makes no VMs on its host.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct DoctorArguments {
+    /// The data folder to look at.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Command::Up(up) = &arguments.command
+        && service_user::is_root()
+    {
+        return failed(&service_user::continue_as_service_user(&up.data_folder()));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("starting the runtime")),
+    };
+    runtime.block_on(async {
+        match dispatch(arguments).await {
+            Ok(code) => code,
+            Err(error) => failed(&error),
+        }
+    })
+}
+
+async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let read = |role: &str| -> Result<Config, ConfigError> { Config::read(&Sources::of_process(&arguments.config, role)) };
+    match arguments.command {
+        Command::Client(command) => Ok(cli::run(command, &up::default_token_file()).await),
+        Command::Doctor(doctor) => {
+            let data = doctor.data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()));
+            let config = read("vm-service");
+            let provider = service::on_host_of(&data, config.as_ref().ok());
+            let findings = admin::doctor::look(provider, config.as_ref().err(), config.as_ref().ok().and_then(server).as_ref()).await;
+            admin::doctor::print(&findings, doctor.json, &mut std::io::stdout().lock())?;
+            Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Up(up) => {
+            log();
+            up::up(up, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Serve(serve) => {
+            log();
+            service::serve(serve, read("vm-service")).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Gc(role) => {
+            log();
+            service::gc(&role, &read("vm-gc")?).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Migrate => {
+            log();
+            let server = external(&read("vm-service-db-migrator")?)?;
+            admin::migrate::migrate(&server).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Tokens(command) => {
+            let config = read("vm-service")?;
+            let sealer = service::sealer(&config.sealing_keys)?;
+            admin::tokens::run(command, &external(&config)?, &sealer, &mut std::io::stdout().lock()).await.map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The external Postgres of the configuration.
+fn server(config: &Config) -> Option<Server> {
+    let postgres = config.postgres.as_ref()?;
+    Some(Server::External {
+        host: postgres.host.clone(),
+        port: postgres.port,
+        user: postgres.user.clone(),
+        password: postgres.password.clone(),
+        tls: postgres.tls.parse().unwrap_or_default(),
+        root_certificate: postgres.root_certificate.clone(),
+    })
+}
+
+fn external(config: &Config) -> anyhow::Result<Server> {
+    server(config).context("no Postgres is configured: set POSTGRES_HOST and POSTGRES_PASSWORD, or use `vm-service up` with its own")
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::new(config::log_filter());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// One sentence for a person, and a failure for programs.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // Nothing can be done about a closed standard error.
+    drop(writeln!(std::io::stderr(), "vm-service: {error:#}"));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,241 @@
+//! Puts a role together: the world, its loops, the API; runs it until it is told to stop, and stops it cleanly. VMs live on.
+
+use super::{ListenArguments, RoleArguments, ServeArguments, external};
+use crate::clock::{Clock, ServiceClock};
+use crate::config::{self, Config, ConfigError};
+use crate::db::Db;
+use crate::db::connect::{SchemaError, Server};
+use crate::db::settings::Versioned;
+use crate::domain::ids::InstallationId;
+use crate::domain::secret::Secret;
+use crate::domain::settings::Settings;
+use crate::guest::linux::LinuxGuest;
+use crate::http::serve::{HttpConfig, Listener};
+use crate::http::state::AppState;
+use crate::loops::settings::TakeSettings;
+use crate::loops::timers::{self, Crons};
+use crate::loops::{Loop, World};
+use crate::provider::Provider;
+use crate::provider::onhost::{OnHost, OnHostConfig};
+use crate::seal::Sealer;
+use crate::{http, loops};
+use anyhow::Context as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Connections of one process; a claim takes one for about a millisecond.
+const POOL: u32 = 16;
+/// Between measurements of Postgres' time.
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
+/// Between looks for a schema that `migrate` has still to make.
+const SCHEMA_EVERY: Duration = Duration::from_secs(1);
+
+/// A process of the service before its loops start.
+pub(super) struct Service {
+    /// What the loops touch.
+    pub world: World,
+    /// Takes settings over.
+    take: TakeSettings,
+    /// One sentence while something is wrong.
+    problem: watch::Receiver<Option<String>>,
+    clock: Arc<ServiceClock>,
+    server: Server,
+    stop: CancellationToken,
+}
+
+/// What a service is made of.
+pub(super) struct Parts {
+    /// Where Postgres is.
+    pub server: Server,
+    /// Its connections.
+    pub db: Db,
+    /// Secrets at rest.
+    pub sealer: Arc<Sealer>,
+    /// Who we are.
+    pub installation: InstallationId,
+    /// Every provider of this process.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// In force while none are saved.
+    pub seed: Settings,
+}
+
+impl Service {
+    /// Puts the parts together; the newest settings are in force afterwards.
+    pub(super) async fn new(parts: Parts) -> anyhow::Result<Self> {
+        let clock = Arc::new(ServiceClock::new());
+        measure(&parts.db, &clock).await?;
+        let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed });
+        let (problem_out, problem) = watch::channel(None);
+        let take = TakeSettings { db: parts.db.clone(), providers: parts.providers.clone(), settings, problem: problem_out };
+        let newest = parts.db.find_settings().await?.unwrap_or_else(|| follow.borrow().clone());
+        take.take(newest).await?;
+        let world = World {
+            db: parts.db,
+            providers: parts.providers,
+            guest: Arc::new(LinuxGuest),
+            sealer: parts.sealer,
+            clock: clock.clone(),
+            installation: parts.installation,
+            settings: follow,
+            fresh_id: Arc::new(Uuid::now_v7),
+        };
+        Ok(Self { world, take, problem, clock, server: parts.server, stop: CancellationToken::new() })
+    }
+
+    /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
+    pub(super) async fn run(self, mut loops: Vec<Arc<dyn Loop>>, listener: Option<Listener>) -> anyhow::Result<()> {
+        let stop = self.stop.clone();
+        let clock = self.clock.clone();
+        let state = AppState::new(
+            self.world.db.clone(),
+            self.world.sealer.clone(),
+            clock.clone(),
+            self.world.settings.clone(),
+            self.problem,
+            stop.clone(),
+        )
+        .with_skew(move || clock.skew());
+        loops.push(Arc::new(self.take));
+        let crons = Crons::start().await.context("starting the cron library")?;
+        let wake = &self.world.db.wake;
+        let woken = tokio::spawn(wake.clone().run(self.server.options(), stop.clone()));
+        let measured = tokio::spawn(keep_measuring(self.world.db.clone(), self.clock.clone(), stop.clone()));
+        let told = tokio::spawn(until_told(stop.clone()));
+        let serving = async {
+            match listener {
+                Some(listener) => http::serve::serve(listener, state, stop.clone()).await.context("serving the API"),
+                None => Ok(()),
+            }
+        };
+        say(sd_notify::NotifyState::Ready);
+        let (served, ()) = tokio::join!(serving, timers::run(loops, self.clock.clone(), wake, &crons, stop.clone()));
+        stop.cancel();
+        crons.stop().await;
+        for task in [woken, measured, told] {
+            task.await.context("a task of the service panicked")?;
+        }
+        served
+    }
+}
+
+/// `vm-service serve`.
+pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, ConfigError>) -> anyhow::Result<()> {
+    let listener = bind(&arguments.listen).await?;
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return http::serve::serve_broken(listener, error.to_string(), signalled()).await.context("serving the API"),
+    };
+    let parts = match parts(&arguments.role, &config).await {
+        Ok(parts) => parts,
+        Err(error) => return http::serve::serve_broken(listener, format!("{error:#}"), signalled()).await.context("serving the API"),
+    };
+    let service = Service::new(parts).await?;
+    let loops = loops::serve_loops(&service.world);
+    service.run(loops, Some(listener)).await
+}
+
+/// `vm-service gc`.
+pub(super) async fn gc(arguments: &RoleArguments, config: &Config) -> anyhow::Result<()> {
+    let service = Service::new(parts(arguments, config).await?).await?;
+    let loops = loops::gc_loops(&service.world);
+    service.run(loops, None).await
+}
+
+async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {
+    let server = external(config)?;
+    let sealer = Arc::new(sealer(&config.sealing_keys)?);
+    let db = Db::lazily(server.options(), POOL);
+    wait_for_schema(&db).await?;
+    let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), ServiceClock::new().now()).await?;
+    let providers = match &arguments.data {
+        Some(data) => vec![on_host(data, config, installation).await?],
+        None => Vec::new(),
+    };
+    Ok(Parts { server, db, sealer, installation, providers, seed: config.settings_seed.clone().unwrap_or_default() })
+}
+
+/// Binds the API's socket.
+pub(super) async fn bind(arguments: &ListenArguments) -> anyhow::Result<Listener> {
+    let tls = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
+    let config = HttpConfig { tls, behind_tls_proxy: arguments.behind_tls_proxy, ..HttpConfig::new(arguments.listen) };
+    Ok(http::serve::bind(&config).await?)
+}
+
+/// The sealer of these keys.
+pub(super) fn sealer(keys: &[Secret]) -> anyhow::Result<Sealer> {
+    Ok(Sealer::new(keys.iter().map(Secret::expose))?)
+}
+
+/// The on-host provider over a data folder.
+pub(super) async fn on_host(data: &Path, config: &Config, installation: InstallationId) -> anyhow::Result<Arc<dyn Provider>> {
+    let images = config.images.clone().unwrap_or_else(|| config::default_images(super::service_user::is_root()));
+    let keeper = vec![std::env::current_exe().context("finding this program")?.display().to_string(), super::KEEPER.to_owned()];
+    let on_host = OnHostConfig::new(data.join("onhost"), installation, images, config.host.clone(), keeper);
+    Ok(Arc::new(OnHost::open(on_host).await?))
+}
+
+/// Waits for `vm-service migrate`, as long as it takes; a newer schema than this binary serves ends the wait.
+async fn wait_for_schema(db: &Db) -> anyhow::Result<()> {
+    let mut told = false;
+    loop {
+        match db.check_schema().await {
+            Ok(()) => return Ok(()),
+            Err(error @ (SchemaError::Older { .. } | SchemaError::Db(_))) => {
+                if !told {
+                    tracing::warn!(%error, "waiting for the database");
+                    told = true;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(SCHEMA_EVERY) => {}
+                    () = signalled() => anyhow::bail!("stopped while waiting for the database"),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn measure(db: &Db, clock: &ServiceClock) -> anyhow::Result<()> {
+    let (time, half) = db.server_time().await?;
+    clock.measured(time, Instant::now().checked_sub(half).unwrap_or_else(Instant::now));
+    Ok(())
+}
+
+async fn keep_measuring(db: Db, clock: Arc<ServiceClock>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_some() {
+        if let Err(error) = measure(&db, &clock).await {
+            tracing::warn!(error = format!("{error:#}"), "Postgres' time could not be measured");
+        }
+    }
+}
+
+async fn until_told(stop: CancellationToken) {
+    if stop.run_until_cancelled(signalled()).await.is_some() {
+        tracing::info!("stopping; VMs live on");
+        say(sd_notify::NotifyState::Stopping);
+        stop.cancel();
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+pub(super) async fn signalled() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Tells systemd; without it nothing happens.
+fn say(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

@@ -1,0 +1,151 @@
+//! `vm-service up`: everything in one process over one data folder, with nothing to configure.
+//!
+//! Reads, writes: `DATA/` (`lock`, `sealing.key`, `operator.token`, `postgres/`, `run/`, `onhost/`). Calls: `embedded`, `service`.
+
+use super::embedded::{Embedded, private_folder, write_private};
+use super::service::{self, Parts, Service};
+use super::{ListenArguments, server, service_user};
+use crate::clock::{Clock as _, ServiceClock};
+use crate::config::{self, Config};
+use crate::db::Db;
+use crate::db::connect::{Server, ensure_database};
+use crate::domain::access::{Caller, Role};
+use crate::domain::ids::InstallationId;
+use crate::domain::secret::Secret;
+use crate::domain::settings::{ProviderChoice, Settings, VmNetwork};
+use crate::seal::Sealer;
+use crate::{admin, loops};
+use anyhow::{Context as _, bail};
+use clap::Args;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Connections of the one process.
+const POOL: u32 = 16;
+
+#[derive(Args)]
+pub(super) struct UpArguments {
+    /// Everything is kept here; default: a folder of the user's, for root `/var/lib/vm-service`.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What the VMs can reach, as long as no settings are saved: open or closed.
+    #[arg(long, value_name = "NETWORK", default_value = "open", value_parser = network)]
+    network: VmNetwork,
+    #[command(flatten)]
+    listen: ListenArguments,
+}
+
+fn network(text: &str) -> Result<VmNetwork, String> {
+    match text {
+        "open" => Ok(VmNetwork::Open),
+        "closed" => Ok(VmNetwork::Closed),
+        _ => Err("give open or closed".to_owned()),
+    }
+}
+
+impl UpArguments {
+    /// The data folder.
+    pub(super) fn data_folder(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| config::default_data_folder(service_user::is_root()))
+    }
+}
+
+/// Where `up` leaves the operator's token when no data folder is named.
+pub(super) fn default_token_file() -> PathBuf {
+    config::default_data_folder(service_user::is_root()).join("operator.token")
+}
+
+/// Runs until a signal.
+pub(super) async fn up(arguments: UpArguments, config: &Config) -> anyhow::Result<()> {
+    let data = arguments.data_folder();
+    private_folder(&data)?;
+    let data = data.canonicalize().context("finding the data folder")?;
+    let _lock = lock(&data)?;
+    let listener = service::bind(&arguments.listen).await?;
+    let embedded = match server(config) {
+        Some(_) => None,
+        None => Some(Embedded::start(&data).await?),
+    };
+    let address = match &embedded {
+        Some(embedded) => embedded.address.clone(),
+        None => server(config).context("an external Postgres is configured")?,
+    };
+    let done = run(&arguments, config, &data, address, listener).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await?;
+    }
+    done
+}
+
+async fn run(
+    arguments: &UpArguments,
+    config: &Config,
+    data: &Path,
+    server: Server,
+    listener: crate::http::serve::Listener,
+) -> anyhow::Result<()> {
+    ensure_database(&server.options()).await.context("looking for the database; is Postgres running, and are host, user and password right?")?;
+    let db = Db::lazily(server.options(), POOL);
+    db.migrate().await?;
+    let sealer = Arc::new(ensure_sealer(data, config)?);
+    let now = ServiceClock::new().now();
+    let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), now).await?;
+    let token = ensure_operator_token(data, &db, &sealer).await?;
+    let provider = service::on_host(data, config, installation).await?;
+    let seed = config.settings_seed.clone().unwrap_or_else(|| {
+        let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
+        settings.on_host.network = arguments.network;
+        settings
+    });
+    let service = Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await?;
+    let url = listener.url();
+    tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %token.display(), "up");
+    let mut all = loops::serve_loops(&service.world);
+    all.extend(loops::gc_loops(&service.world));
+    service.run(all, Some(listener)).await
+}
+
+/// Holds the data folder for this process.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::create(&path)
+        .with_context(|| format!("cannot write in {}: choose a data folder that you may write, with --data", data.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another `vm-service up` uses the data folder {}: stop it, or choose another with --data", data.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// The configured keys, or one made at the first start.
+fn ensure_sealer(data: &Path, config: &Config) -> anyhow::Result<Sealer> {
+    if !config.sealing_keys.is_empty() {
+        return service::sealer(&config.sealing_keys);
+    }
+    let file = data.join("sealing.key");
+    if !file.exists() {
+        write_private(&file, Sealer::fresh_key()?.as_bytes())?;
+    }
+    // One key a line, newest first: a rotation adds a line at the top and removes the last one when all VMs of its time are gone.
+    let text = Secret::new(std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?);
+    let lines = text.expose().lines().filter(|line| !line.trim().is_empty());
+    Sealer::new(lines).with_context(|| format!("reading {}", file.display()))
+}
+
+/// The operator's token is in its file and known to the database; a lost file or a lost database gives a new one.
+async fn ensure_operator_token(data: &Path, db: &Db, sealer: &Sealer) -> anyhow::Result<PathBuf> {
+    let file = data.join("operator.token");
+    if let Ok(token) = std::fs::read_to_string(&file)
+        && db.find_caller(&sealer.token_hashes(token.trim())).await?.is_some()
+    {
+        return Ok(file);
+    }
+    let caller = Caller { principal: "operator".to_owned(), role: Role::Operator };
+    let token = admin::tokens::create(db, sealer, &caller, ServiceClock::new().now()).await?;
+    write_private(&file, token.expose().as_bytes())?;
+    Ok(file)
+}

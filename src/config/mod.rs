@@ -1,0 +1,182 @@
+//! The only reader of environment and files: what needs a restart, with all mistakes told at once.
+//!
+//! Later wins: `/etc/environment`; the guide's files under the configuration folder, lines `export NAME="value"`; the process
+//! environment. What an option of the command line says wins over all of them.
+//!
+//! Not here: live settings (`domain::settings`).
+
+mod sources;
+
+use crate::domain::secret::Secret;
+use crate::domain::settings::Settings;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use sources::{ConfigError, Sources};
+
+/// What the roles share.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// An external Postgres; none: the embedded one, for `up` only.
+    pub postgres: Option<Postgres>,
+    /// Sealing keys in base64, newest first; empty: `up` makes one.
+    pub sealing_keys: Vec<Secret>,
+    /// The settings in force while no row of settings exists.
+    pub settings_seed: Option<Settings>,
+    /// Folder of the on-host image.
+    pub images: Option<PathBuf>,
+    /// This machine's name, in rows of on-host VMs.
+    pub host: String,
+}
+
+/// The guide's `POSTGRES_*` names.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// Name or address.
+    pub host: String,
+    /// Port, 5432 by default.
+    pub port: u16,
+    /// User, `circle` by default.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+    /// `disable`, `prefer` (default), `require`, `verify-ca` or `verify-full`.
+    pub tls: String,
+    /// Certificates to verify against.
+    pub root_certificate: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// Every mistake at once, one sentence each.
+    pub fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut mistakes = Vec::new();
+        let values = sources.read(&mut mistakes);
+        let config = Self {
+            postgres: postgres(&values, &mut mistakes),
+            sealing_keys: list(&values, "VM_SERVICE_SEALING_KEYS").map(Secret::new).collect(),
+            settings_seed: settings_seed(&values, &mut mistakes),
+            images: values.get("VM_SERVICE_IMAGES").map(PathBuf::from),
+            host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
+        };
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+    }
+}
+
+fn list<'a>(values: &'a BTreeMap<String, String>, name: &str) -> impl Iterator<Item = String> + 'a {
+    values.get(name).map(String::as_str).unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned)
+}
+
+fn postgres(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<Postgres> {
+    let host = values.get("POSTGRES_HOST")?.clone();
+    let port = values.get("POSTGRES_PORT").map_or(Ok(5432), |text| text.parse()).unwrap_or_else(|_| {
+        mistakes.push(format!("POSTGRES_PORT is \"{}\": give a port number such as 5432.", values["POSTGRES_PORT"].escape_debug()));
+        0
+    });
+    let tls = values.get("POSTGRES_SSLMODE").cloned().unwrap_or_else(|| "prefer".to_owned());
+    if !["disable", "prefer", "require", "verify-ca", "verify-full"].contains(&tls.as_str()) {
+        mistakes.push(format!("POSTGRES_SSLMODE is \"{}\": give disable, prefer, require, verify-ca or verify-full.", tls.escape_debug()));
+    }
+    if !values.contains_key("POSTGRES_PASSWORD") {
+        mistakes.push("POSTGRES_HOST is set and POSTGRES_PASSWORD is not: set both.".to_owned());
+    }
+    Some(Postgres {
+        host,
+        port,
+        user: values.get("POSTGRES_USER").cloned().unwrap_or_else(|| "circle".to_owned()),
+        password: Secret::new(values.get("POSTGRES_PASSWORD").cloned().unwrap_or_default()),
+        tls,
+        root_certificate: values.get("POSTGRES_SSLROOTCERT").map(PathBuf::from),
+    })
+}
+
+fn settings_seed(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<Settings> {
+    let text = values.get("VM_SERVICE_SETTINGS")?;
+    let parsed = serde_json::from_str::<Settings>(text).map_err(|e| e.to_string()).and_then(|settings| {
+        garde::Validate::validate(&settings).map_err(|report| report.to_string().trim().to_owned())?;
+        Ok(settings)
+    });
+    match parsed {
+        Ok(settings) => Some(settings),
+        Err(error) => {
+            mistakes.push(format!("VM_SERVICE_SETTINGS must hold settings as a JSON object: {error}."));
+            None
+        }
+    }
+}
+
+/// The data folder of `up` when none is named: the system's for root, the user's otherwise.
+#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn default_data_folder(is_root: bool) -> PathBuf {
+    if is_root {
+        return PathBuf::from("/var/lib/vm-service");
+    }
+    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    std::env::var_os("XDG_DATA_HOME").map_or_else(|| home().join(".local/share"), PathBuf::from).join("vm-service")
+}
+
+/// Where the image build leaves its images when no folder is named: the same rule as in `ami/build-onhost`.
+#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn default_images(is_root: bool) -> PathBuf {
+    if is_root {
+        return PathBuf::from("/var/cache/vm-service/images/current");
+    }
+    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from).join("vm-service/images/current")
+}
+
+/// The filter of the log, in the words of `RUST_LOG`.
+#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn log_filter() -> String {
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info,sqlx=warn,tower_http=warn,russh=warn".to_owned())
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(folder: &Path, environment: &[(&str, &str)]) -> Sources {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Sources { folder: folder.to_owned(), role: "vm-service".to_owned(), system: folder.join("environment"), environment }
+    }
+
+    #[test]
+    fn the_guides_files_work_and_the_environment_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("shared")).unwrap();
+        let text = "# a comment\nexport POSTGRES_HOST=\"db.example\"\nexport POSTGRES_PORT=\"6432\"\nexport POSTGRES_PASSWORD=\"p w\"\nexport POSTGRES_USER=\"circle\" # We advise not changing the username\n";
+        std::fs::write(folder.path().join("shared/postgresql"), text).unwrap();
+        let postgres = Config::read(&sources(folder.path(), &[("POSTGRES_PORT", "7000")])).unwrap().postgres.unwrap();
+        assert_eq!((postgres.host.as_str(), postgres.port, postgres.user.as_str()), ("db.example", 7000, "circle"));
+        assert_eq!(postgres.password.expose(), "p w");
+        assert!(!format!("{postgres:?}").contains("p w"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = [
+            ("POSTGRES_HOST", "db"),
+            ("POSTGRES_PORT", "many"),
+            ("POSTGRES_SSLMODE", "perhaps"),
+            ("VM_SERVICE_SETTINGS", "{\"provider\": \"moon\"}"),
+        ];
+        let error = Config::read(&sources(folder.path(), &environment)).unwrap_err();
+        assert_eq!(error.0.len(), 4, "{error}");
+    }
+
+    #[test]
+    fn a_line_that_a_shell_would_expand_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("vm-service")).unwrap();
+        std::fs::write(folder.path().join("vm-service/customizations"), "export VM_SERVICE_HOST=\"$HOSTNAME\"\n").unwrap();
+        let error = Config::read(&sources(folder.path(), &[])).unwrap_err();
+        assert!(error.0[0].contains("customizations"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+# shellcheck shell=sh
+# Gives this VM its identity and personality. Runs as root in one `sh -s`; any POSIX shell. bundle.rs sends assignments of
+# every variable that is read and not set here (an empty one: leave that out), then this text, then the call of `personalise`:
+# nothing is done before everything has arrived. Idempotent; goes on to its end when the connection is lost.
+# On an emulated CPU each process costs 10 ms or more: what a shell can do is done by the shell.
+# shellcheck disable=SC2154 # see above
+
+set -eu
+umask 077
+
+fail() {
+    echo "personalise: $*" >&2
+    exit 1
+}
+
+# put FILE TEXT: replaces a file that nobody reads at the same time.
+put() {
+    printf '%s\n' "$2" >"$1"
+}
+
+set_clock() {
+    apart=$((now - $(date +%s)))
+    if [ "$apart" -gt 2 ] || [ "$apart" -lt -2 ]; then date -s "@$now" >/dev/null; fi
+}
+
+# Without the image's own watcher: a timer on the calendar, which outlives a restart of the VM.
+end_by_timer() {
+    put /etc/systemd/system/vm-service-end.service "[Service]
+Type=oneshot
+ExecStart=/bin/systemctl poweroff"
+    put /etc/systemd/system/vm-service-end.timer "[Timer]
+OnCalendar=@$end
+Persistent=true
+AccuracySec=1s
+[Install]
+WantedBy=timers.target"
+    systemctl daemon-reload
+    systemctl enable --quiet vm-service-end.timer
+    systemctl restart vm-service-end.timer
+    shutdown -c 2>/dev/null || true
+}
+
+set_end() {
+    if [ -x /usr/local/lib/vm-service/end-at ]; then
+        /usr/local/lib/vm-service/end-at "$end"
+    else
+        end_by_timer
+    fi
+}
+
+# sshd never reads half a key: both files are renamed into place.
+set_host_key() {
+    aside=/etc/ssh/.vm-service
+    [ -d "$aside" ] || mkdir "$aside"
+    put "$aside/ssh_host_ed25519_key" "$host_private"
+    (umask 022 && put "$aside/ssh_host_ed25519_key.pub" "$host_public")
+    mv -f "$aside/ssh_host_ed25519_key" "$aside/ssh_host_ed25519_key.pub" /etc/ssh/
+    # Open sessions have processes of their own; only the listener starts anew.
+    pid='' comm=''
+    if { read -r pid </run/sshd.pid && read -r comm <"/proc/$pid/comm"; } 2>/dev/null && [ "$comm" = sshd ]; then
+        kill -HUP "$pid"
+    else
+        systemctl try-reload-or-restart ssh.service 2>/dev/null || systemctl try-reload-or-restart sshd.service ||
+            fail "sshd does not take the new host key"
+    fi
+}
+
+set_login() {
+    home=~circleci
+    keys=$home/.ssh/authorized_keys
+    if [ -f "$keys" ]; then
+        put "$keys" "$login_public"
+    else
+        mkdir -p "$home/.ssh"
+        put "$keys" "$login_public"
+        chown -R circleci: "$home/.ssh"
+    fi
+    # cloud-init puts its login keys here too.
+    if [ -s /root/.ssh/authorized_keys ]; then : >/root/.ssh/authorized_keys; fi
+}
+
+set_docker_tls() {
+    [ -e /etc/systemd/system/vm-service-docker-tls.service ] || fail "this image has no vm-service-docker-tls.service"
+    [ -d /etc/vm-service/docker-tls ] || (umask 022 && mkdir -p /etc/vm-service/docker-tls)
+    put /etc/vm-service/docker-tls/key.pem "$docker_key"
+    put /etc/vm-service/docker-tls/cert.pem "$docker_cert"
+    put /etc/vm-service/docker-tls/ca.pem "$docker_ca"
+    # Whoever sent this asks the engine itself whether it answers.
+    systemctl restart --no-block vm-service-docker-tls.service
+}
+
+# Lines of /etc/environment that are not ours stay.
+set_proxies() {
+    umask 022
+    kept=
+    if [ -e /etc/environment ]; then
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $line in
+                http_proxy=* | https_proxy=* | no_proxy=* | HTTP_PROXY=* | HTTPS_PROXY=* | NO_PROXY=*) ;;
+                *) kept="$kept$line
+" ;;
+            esac
+        done </etc/environment
+    fi
+    put /etc/environment "$kept$environment"
+    if [ -d /etc/apt/apt.conf.d ]; then put /etc/apt/apt.conf.d/95vm-service-proxy "$apt_conf"; fi
+    mkdir -p /etc/systemd/system/docker.service.d ~circleci/.docker
+    put /etc/systemd/system/docker.service.d/vm-service-proxy.conf "$docker_unit"
+    put ~circleci/.docker/config.json "$docker_client"
+    chown -R circleci: ~circleci/.docker
+    umask 077
+    systemctl daemon-reload
+}
+
+# set_root_certificates PEM…
+set_root_certificates() {
+    umask 022
+    if [ -d /usr/local/share/ca-certificates ]; then
+        anchors=/usr/local/share/ca-certificates
+        update="update-ca-certificates"
+    else
+        anchors=/etc/pki/ca-trust/source/anchors
+        update="update-ca-trust"
+    fi
+    i=0
+    for pem in "$@"; do
+        i=$((i + 1))
+        put "$anchors/vm-service-$i.crt" "$pem"
+    done
+    "$update" >/dev/null 2>&1 || fail "$update failed"
+    umask 077
+}
+
+# personalise [ROOT CERTIFICATE]…
+personalise() {
+    trap '' HUP PIPE
+    set_clock
+    set_end &
+    ending=$!
+    set_host_key
+    set_login
+    if [ -n "$environment" ]; then set_proxies; fi
+    if [ $# -gt 0 ]; then set_root_certificates "$@"; fi
+    if [ -n "$docker_key" ]; then set_docker_tls; fi
+    wait "$ending" || fail "the end of this VM cannot be set"
+    if [ -n "$environment" ] || [ $# -gt 0 ]; then
+        if command -v dockerd >/dev/null; then
+            systemctl restart docker.service || fail "the engine does not start with these proxies and certificates"
+        fi
+    fi
+}

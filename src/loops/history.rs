@@ -1,0 +1,30 @@
+//! Keeps the hot tables small: what has ended moves to the history, and what is too old goes.
+//!
+//! Reads, writes: `tasks`, `vms`, `launches`, `history`, `events`. Runs: in `gc`; the cron library wakes it each quarter of an hour.
+
+use super::{Act, Loop, World};
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::time::Duration;
+
+/// See the module.
+pub struct History(pub World);
+
+#[async_trait]
+impl Loop for History {
+    fn name(&self) -> &'static str {
+        "history"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+        let db = &self.0.db;
+        while db.move_to_history(now).await? > 0 {}
+        db.trim_history(now - TimeDelta::days(self.0.settings().history_days.into())).await?;
+        db.note_schedule("history", now).await?;
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,144 @@
+//! The loops that carry intent out: each gathers, plans and applies in one `tick`, and may be killed at any line.
+//!
+//! Reads: Postgres, providers. Writes: Postgres, providers, guests. Calls: `db`, `provider`, `guest`, `seal`. Runs: `timers`, in
+//! every process of the role.
+//!
+//! A *tick* takes no input but the world. What takes time is returned as *acts*: bounded, one leased row each, so that one slow
+//! machine holds up nobody; recovery is the next tick.
+
+pub mod assign;
+pub mod collect;
+pub mod expire;
+pub mod history;
+pub mod launch;
+pub mod lease;
+pub mod prepare;
+pub mod reach;
+pub mod settings;
+pub mod terminate;
+pub mod timers;
+
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::db::settings::Versioned;
+use crate::domain::identity::{Bootstrap, Identity};
+use crate::domain::ids::{InstallationId, LaunchId, VmId};
+use crate::domain::settings::{ProviderChoice, Settings};
+use crate::guest::Guest;
+use crate::provider::Provider;
+use crate::seal::Sealer;
+use anyhow::Context as _;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Everything a loop may touch.
+#[derive(Clone)]
+pub struct World {
+    /// Rows.
+    pub db: Db,
+    /// Every provider that still has machines in care.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// The inside of VMs.
+    pub guest: Arc<dyn Guest>,
+    /// Secrets at rest.
+    pub sealer: Arc<Sealer>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Who we are.
+    pub installation: InstallationId,
+    /// The live settings.
+    pub settings: watch::Receiver<Versioned>,
+    /// Makes ids; seeded in tests.
+    pub fresh_id: Arc<dyn Fn() -> Uuid + Send + Sync>,
+}
+
+impl World {
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        self.settings.borrow().settings.clone()
+    }
+
+    /// Where new VMs come from; none while no provider is set.
+    pub fn provider(&self, settings: &Settings) -> Option<&Arc<dyn Provider>> {
+        chosen(&self.providers, settings)
+    }
+
+    fn seal<T: serde::Serialize>(&self, row: Uuid, secret: &T) -> anyhow::Result<Vec<u8>> {
+        let plain = zeroize::Zeroizing::new(serde_json::to_vec(secret)?);
+        Ok(self.sealer.seal(row, &plain)?)
+    }
+
+    fn open_bootstrap(&self, launch: LaunchId, sealed: &[u8]) -> anyhow::Result<Bootstrap> {
+        let plain = self.sealer.open(launch.0, sealed)?;
+        serde_json::from_slice(&plain).context("reading a bootstrap identity")
+    }
+
+    fn open_identity(&self, vm: VmId, sealed: &[u8]) -> anyhow::Result<Identity> {
+        let plain = self.sealer.open(vm.0, sealed)?;
+        serde_json::from_slice(&plain).context("reading a VM's identity")
+    }
+}
+
+/// The provider that the settings name.
+fn chosen<'a>(providers: &'a [Arc<dyn Provider>], settings: &Settings) -> Option<&'a Arc<dyn Provider>> {
+    let name = match settings.provider {
+        ProviderChoice::None => return None,
+        ProviderChoice::OnHost => "onhost",
+    };
+    providers.iter().find(|provider| provider.name() == name)
+}
+
+/// One bounded piece of work on one leased row (or one batch).
+pub struct Act {
+    /// For logs: what it does, to which row.
+    pub name: String,
+    /// Does it. An error is logged once, by whoever drives the act; the row's lease ends by itself.
+    pub run: BoxFuture<'static, anyhow::Result<()>>,
+}
+
+impl Act {
+    fn new(name: String, run: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Self {
+        Self { name, run: Box::pin(run) }
+    }
+}
+
+/// A loop.
+#[async_trait]
+pub trait Loop: Send + Sync {
+    /// For logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// How long it may sleep when nothing wakes it.
+    fn interval(&self) -> Duration;
+
+    /// One pass. `room`: how many acts may be started.
+    ///
+    /// # Errors
+    /// Anything: the next tick is the recovery.
+    async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>>;
+}
+
+/// The loops of `serve`.
+pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
+    vec![
+        Arc::new(assign::Assign(world.clone())),
+        Arc::new(launch::Launch(world.clone())),
+        Arc::new(reach::Reach(world.clone())),
+        Arc::new(prepare::Prepare(world.clone())),
+        Arc::new(terminate::Terminate(world.clone())),
+    ]
+}
+
+/// The loops of `gc`.
+pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
+    vec![
+        Arc::new(expire::Expire(world.clone())),
+        Arc::new(collect::Collect(world.clone())),
+        Arc::new(history::History(world.clone())),
+    ]
+}

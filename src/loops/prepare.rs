@@ -1,0 +1,58 @@
+//! Makes a claimed VM fit for its task: the task's own keys may log in, then the task is `ready`.
+//!
+//! Reads: `tasks`. Writes: `tasks`; `vms` when one is unfit. Calls: `Guest::authorise`. Runs: in `serve`.
+
+use super::{Act, Loop, World, lease};
+use crate::db::claims::Preparing;
+use crate::db::release::Evidence;
+use crate::domain::failure::{Failure, FailureCode};
+use anyhow::Context as _;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A VM that does not take a key within this is unfit.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub struct Prepare(pub World);
+
+#[async_trait]
+impl Loop for Prepare {
+    fn name(&self) -> &'static str {
+        "prepare"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
+        let limit = i64::try_from(room).unwrap_or(i64::MAX);
+        let tasks = self.0.db.lease_preparing(now, limit).await?;
+        Ok(tasks
+            .into_iter()
+            .map(|task| {
+                let world = self.0.clone();
+                Act::new(format!("preparing task {}", task.id), async move {
+                    let renew = || world.db.renew_task_lease(task.id, task.lease, world.clock.now());
+                    lease::hold(renew, prepare(&world, &task)).await?
+                })
+            })
+            .collect())
+    }
+}
+
+async fn prepare(world: &World, task: &Preparing) -> anyhow::Result<()> {
+    let identity = world.open_identity(task.way_in.vm, &task.way_in.identity_sealed)?;
+    let ip: IpAddr = task.way_in.address.parse().context("reading a VM's address")?;
+    let ssh = SocketAddr::new(ip, task.way_in.ssh_port);
+    match world.guest.authorise(ssh, &identity, &task.request.ssh_public_keys, DEADLINE).await {
+        Ok(()) => Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
+        Err(error) => {
+            let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {error}"));
+            Ok(world.db.give_up_vm(task.way_in.vm, Evidence::Unfit, &failure, "", world.clock.now()).await?)
+        }
+    }
+}

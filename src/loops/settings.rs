@@ -1,0 +1,73 @@
+//! Takes the newest settings over in this process, within a second of their saving: the loops and the API see them, providers are
+//! told, and the limits are put in force.
+//!
+//! Reads: `settings`. Writes: `budget`; the settings channel of this process. Calls: `Provider::configure`. Runs: in every role.
+
+use super::{Act, Loop};
+use crate::db::settings::Versioned;
+use crate::db::{Db, DbError};
+use crate::domain::settings::Budget;
+use crate::provider::Provider;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// See the module.
+pub struct TakeSettings {
+    /// Where they are.
+    pub db: Db,
+    /// Who is told.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// Who follows them.
+    pub settings: watch::Sender<Versioned>,
+    /// One sentence while they cannot be read.
+    pub problem: watch::Sender<Option<String>>,
+}
+
+/// What a process without a provider can carry.
+const NOTHING: Budget = Budget { vms: 0, in_flight: 0, volumes: 0 };
+
+#[async_trait]
+impl Loop for TakeSettings {
+    fn name(&self) -> &'static str {
+        "settings"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn tick(&self, _now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+        match self.db.find_settings().await {
+            Ok(Some(newest)) if newest.version != self.settings.borrow().version => self.take(newest).await?,
+            Ok(_) => {
+                self.problem.send_if_modified(|problem| problem.take().is_some());
+            }
+            Err(DbError::Refused(error)) => {
+                let sentence = format!("the saved settings cannot be read by this version: {error}; save valid ones with PUT /api/v1/settings");
+                self.problem.send_if_modified(|problem| problem.replace(sentence.clone()).as_ref() != Some(&sentence));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl TakeSettings {
+    /// Takes these settings over.
+    ///
+    /// # Errors
+    /// The database's; nothing was taken over then.
+    pub async fn take(&self, newest: Versioned) -> Result<(), DbError> {
+        self.db.apply_limits(&newest.settings, super::chosen(&self.providers, &newest.settings).map_or(NOTHING, |provider| provider.capacity())).await?;
+        for provider in &self.providers {
+            provider.configure(&newest.settings);
+        }
+        tracing::info!(version = newest.version, "settings in force");
+        self.problem.send_if_modified(|problem| problem.take().is_some());
+        self.settings.send_replace(newest);
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! The one place where loops wait: a tick is never doubled, follows a wake-up within milliseconds, comes at the latest after the
+//! loop's interval, and is finished at shutdown.
+
+use super::{Act, Loop};
+use crate::clock::Clock;
+use crate::db::wake::Wake;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Acts of one loop at a time, in one process.
+const ACTS: usize = 64;
+/// Between ticks, however often a loop is woken.
+const BREATH: Duration = Duration::from_millis(10);
+/// Loops that the database's wake-ups do not concern.
+const UNWOKEN: [&str; 3] = ["expire", "collect", "history"];
+
+/// Runs the loops until `stop`, then waits for what they have begun.
+pub async fn run(loops: Vec<Arc<dyn Loop>>, clock: Arc<dyn Clock>, wake: &Wake, crons: &Crons, stop: CancellationToken) {
+    let tracker = TaskTracker::new();
+    for work in loops {
+        let woken = if UNWOKEN.contains(&work.name()) { None } else { Some(wake.subscribe()) };
+        tracker.spawn(turn(work, clock.clone(), woken, crons.wakes.clone(), stop.clone()));
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn turn(
+    work: Arc<dyn Loop>,
+    clock: Arc<dyn Clock>,
+    mut woken: Option<watch::Receiver<u64>>,
+    cron: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let acts = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(ACTS));
+    while !stop.is_cancelled() {
+        match work.tick(clock.now(), permits.available_permits()).await {
+            Ok(started) => started.into_iter().for_each(|act| start(act, &acts, &permits)),
+            Err(error) => {
+                tracing::warn!(name = work.name(), error = format!("{error:#}"), "a tick failed; the next one tries again")
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(work.interval()) => {}
+            () = changed(&mut woken) => tokio::time::sleep(BREATH).await,
+            () = cron.notified(), if work.name() == "history" => {}
+        }
+    }
+    acts.close();
+    acts.wait().await;
+}
+
+fn start(act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>) {
+    let permits = permits.clone();
+    acts.spawn(async move {
+        let _permit = permits.acquire_owned().await;
+        if let Err(error) = act.run.await {
+            tracing::warn!(act = act.name, error = format!("{error:#}"), "an act failed; its row is taken up again");
+        }
+    });
+}
+
+async fn changed(woken: &mut Option<watch::Receiver<u64>>) {
+    if let Some(receiver) = woken
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// The cron library, which only wakes loops: it would start a job again while the last run still works.
+pub struct Crons {
+    wakes: Arc<Notify>,
+    scheduler: JobScheduler,
+}
+
+impl Crons {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub async fn start() -> anyhow::Result<Self> {
+        let wakes = Arc::new(Notify::new());
+        let scheduler = JobScheduler::new().await?;
+        let wake = wakes.clone();
+        scheduler.add(Job::new("0 */15 * * * *", move |_, _| wake.notify_one())?).await?;
+        scheduler.start().await?;
+        Ok(Self { wakes, scheduler })
+    }
+
+    /// Stops it.
+    pub async fn stop(mut self) {
+        if let Err(error) = self.scheduler.shutdown().await {
+            tracing::warn!(%error, "the cron library did not stop");
+        }
+    }
+}
