@@ -34,4 +34,4 @@ mod tls;
 mod vm_hold;
 mod vms;
 
-pub use router::{document, router};
+pub use router::{document, enveloped, router};
