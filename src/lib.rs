@@ -4,6 +4,8 @@
 //! shared state. Who may import whom is in `tests/it/walls.rs`.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;

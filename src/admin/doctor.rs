@@ -46,7 +46,11 @@ async fn postgres(external: Option<&Server>) -> Finding {
     let what = "Postgres".to_owned();
     let Some(server) = external else {
         let installed = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some());
-        let detail = if installed { "embedded; its programs are installed" } else { "not installed: `apt-get install postgresql`, or set POSTGRES_HOST" };
+        let detail = if installed {
+            "embedded; its programs are installed"
+        } else {
+            "not installed: `apt-get install postgresql`, or set POSTGRES_HOST"
+        };
         return Finding { ok: installed, what, detail: detail.to_owned() };
     };
     match Db::lazily(server.options(), 1).check_schema().await {
@@ -63,4 +67,3 @@ fn docker_client() -> Finding {
     };
     Finding { ok, what: "Docker client".to_owned(), detail }
 }
-

@@ -10,7 +10,9 @@ use anyhow::Context as _;
 /// One sentence that says what to do.
 pub async fn migrate(server: &Server) -> anyhow::Result<()> {
     let options = server.options();
-    ensure_database(&options).await.context("looking for the database; is Postgres running, and are host, user and password right?")?;
+    ensure_database(&options)
+        .await
+        .context("looking for the database; is Postgres running, and are host, user and password right?")?;
     let db = Db::lazily(options, 1);
     db.migrate().await?;
     tracing::info!("the schema is up to date");

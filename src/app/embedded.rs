@@ -22,7 +22,7 @@ const OLDEST: u32 = 14;
 const SOCKET_FOLDER_MAX: usize = 90;
 
 /// A running server.
-pub struct Embedded {
+pub(super) struct Embedded {
     server: PostgreSQL,
     /// How to reach it.
     pub address: Server,
@@ -33,7 +33,7 @@ impl Embedded {
     ///
     /// # Errors
     /// One sentence that says what to do.
-    pub async fn start(data: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn start(data: &Path) -> anyhow::Result<Self> {
         let folder = data.join("postgres");
         let sockets = data.join("run");
         if sockets.as_os_str().len() > SOCKET_FOLDER_MAX {
@@ -57,7 +57,7 @@ impl Embedded {
     ///
     /// # Errors
     /// It may still run; the next `up` adopts it.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.server.stop().await.context("stopping the embedded Postgres")
     }
 }
@@ -114,11 +114,16 @@ fn find_installation(data: &Path) -> anyhow::Result<PathBuf> {
         let version = version.trim().to_owned();
         let same = found.into_iter().find(|(major, _)| major.to_string() == version);
         return same.map(|(_, path)| path).with_context(|| {
-            format!("the data folder was made by Postgres {version}, which is not installed: `apt-get install postgresql-{version}`")
+            format!(
+                "the data folder was made by Postgres {version}, which is not installed: `apt-get install postgresql-{version}`"
+            )
         });
     }
     found.pop().map(|(_, path)| path).with_context(|| {
-        format!("Postgres {OLDEST} or newer is not installed under {}: `apt-get install postgresql`, or set POSTGRES_HOST", root.display())
+        format!(
+            "Postgres {OLDEST} or newer is not installed under {}: `apt-get install postgresql`, or set POSTGRES_HOST",
+            root.display()
+        )
     })
 }
 

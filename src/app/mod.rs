@@ -9,6 +9,7 @@ mod up;
 
 use crate::config::{Config, ConfigError, Sources};
 use crate::db::connect::Server;
+use crate::domain::ids::InstallationId;
 use crate::{admin, cli, config};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +17,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use uuid::Uuid;
 
 /// Gives every CI job a virtual machine of its own, with the project's Docker layers already on its disk.
 #[derive(Parser)]
@@ -90,8 +92,14 @@ struct DoctorArguments {
     json: bool,
 }
 
+/// The hidden command that stays by an on-host VM; started by the service itself, before anything of it is set up.
+const KEEPER: &str = "keep-machine";
+
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|command| command == KEEPER) {
+        return crate::provider::onhost::keeper::main();
+    }
     let arguments = Arguments::parse();
     if let Command::Up(up) = &arguments.command
         && service_user::is_root()
@@ -113,12 +121,18 @@ pub fn main() -> ExitCode {
 async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let read = |role: &str| -> Result<Config, ConfigError> { Config::read(&Sources::of_process(&arguments.config, role)) };
     match arguments.command {
-        Command::Client(command) => Ok(cli::run(command, &up::default_token_file()).await),
+        Command::Client(command) => {
+            let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
+            Ok(cli::run(command, &defaults, cli::Io::process()).await.into())
+        }
         Command::Doctor(doctor) => {
             let data = doctor.data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()));
             let config = read("vm-service");
-            let provider = service::on_host_of(&data, config.as_ref().ok());
-            let findings = admin::doctor::look(provider, config.as_ref().err(), config.as_ref().ok().and_then(server).as_ref()).await;
+            let images = config.as_ref().ok().and_then(|config| config.images.clone());
+            let host = config.as_ref().map(|config| config.host.clone()).unwrap_or_default();
+            let provider = service::on_host(&data, images, host, InstallationId(Uuid::nil())).await;
+            let external = config.as_ref().ok().and_then(server);
+            let findings = admin::doctor::look(provider, config.as_ref().err(), external.as_ref()).await;
             admin::doctor::print(&findings, doctor.json, &mut std::io::stdout().lock())?;
             Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -142,7 +156,9 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tokens(command) => {
             let config = read("vm-service")?;
             let sealer = service::sealer(&config.sealing_keys)?;
-            admin::tokens::run(command, &external(&config)?, &sealer, &mut std::io::stdout().lock()).await.map(|()| ExitCode::SUCCESS)
+            admin::tokens::run(command, &external(&config)?, &sealer, &mut std::io::stdout().lock())
+                .await
+                .map(|()| ExitCode::SUCCESS)
         }
     }
 }
@@ -161,7 +177,8 @@ fn server(config: &Config) -> Option<Server> {
 }
 
 fn external(config: &Config) -> anyhow::Result<Server> {
-    server(config).context("no Postgres is configured: set POSTGRES_HOST and POSTGRES_PASSWORD, or use `vm-service up` with its own")
+    server(config)
+        .context("no Postgres is configured: set POSTGRES_HOST and POSTGRES_PASSWORD, or use `vm-service up` with its own")
 }
 
 fn log() {

@@ -1,7 +1,7 @@
 //! Puts a role together: the world, its loops, the API; runs it until it is told to stop, and stops it cleanly. VMs live on.
 
 use super::{ListenArguments, RoleArguments, ServeArguments, external};
-use crate::clock::{Clock, ServiceClock};
+use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config, ConfigError};
 use crate::db::Db;
 use crate::db::connect::{SchemaError, Server};
@@ -20,7 +20,7 @@ use crate::provider::onhost::{OnHost, OnHostConfig};
 use crate::seal::Sealer;
 use crate::{http, loops};
 use anyhow::Context as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -108,7 +108,7 @@ impl Service {
         let told = tokio::spawn(until_told(stop.clone()));
         let serving = async {
             match listener {
-                Some(listener) => http::serve::serve(listener, state, stop.clone()).await.context("serving the API"),
+                Some(listener) => http::serve::serve(listener, state).await.context("serving the API"),
                 None => Ok(()),
             }
         };
@@ -128,15 +128,25 @@ pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, Conf
     let listener = bind(&arguments.listen).await?;
     let config = match config {
         Ok(config) => config,
-        Err(error) => return http::serve::serve_broken(listener, error.to_string(), signalled()).await.context("serving the API"),
+        Err(error) => return serve_broken(listener, error.to_string()).await,
     };
     let parts = match parts(&arguments.role, &config).await {
         Ok(parts) => parts,
-        Err(error) => return http::serve::serve_broken(listener, format!("{error:#}"), signalled()).await.context("serving the API"),
+        Err(error) => return serve_broken(listener, format!("{error:#}")).await,
     };
     let service = Service::new(parts).await?;
     let loops = loops::serve_loops(&service.world);
     service.run(loops, Some(listener)).await
+}
+
+/// Answers `/status` with what is wrong until it is mended and the service is started again.
+async fn serve_broken(listener: Listener, problem: String) -> anyhow::Result<()> {
+    tracing::error!(problem, "the configuration must be mended");
+    let (_told, problem) = watch::channel(Some(problem));
+    let stop = CancellationToken::new();
+    let told = tokio::spawn(until_told(stop.clone()));
+    http::serve::serve_router(listener, http::broken_router(problem), stop).await.context("serving the API")?;
+    told.await.context("waiting for a signal")
 }
 
 /// `vm-service gc`.
@@ -153,7 +163,7 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
     wait_for_schema(&db).await?;
     let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), ServiceClock::new().now()).await?;
     let providers = match &arguments.data {
-        Some(data) => vec![on_host(data, config, installation).await?],
+        Some(data) => vec![on_host(data, config.images.clone(), config.host.clone(), installation).await?],
         None => Vec::new(),
     };
     Ok(Parts { server, db, sealer, installation, providers, seed: config.settings_seed.clone().unwrap_or_default() })
@@ -172,11 +182,15 @@ pub(super) fn sealer(keys: &[Secret]) -> anyhow::Result<Sealer> {
 }
 
 /// The on-host provider over a data folder.
-pub(super) async fn on_host(data: &Path, config: &Config, installation: InstallationId) -> anyhow::Result<Arc<dyn Provider>> {
-    let images = config.images.clone().unwrap_or_else(|| config::default_images(super::service_user::is_root()));
+pub(super) async fn on_host(
+    data: &Path,
+    images: Option<PathBuf>,
+    host: String,
+    installation: InstallationId,
+) -> anyhow::Result<Arc<dyn Provider>> {
+    let images = images.unwrap_or_else(|| config::default_images(super::service_user::is_root()));
     let keeper = vec![std::env::current_exe().context("finding this program")?.display().to_string(), super::KEEPER.to_owned()];
-    let on_host = OnHostConfig::new(data.join("onhost"), installation, images, config.host.clone(), keeper);
-    Ok(Arc::new(OnHost::open(on_host).await?))
+    Ok(Arc::new(OnHost::open(OnHostConfig::new(data.join("onhost"), installation, images, host, keeper)).await?))
 }
 
 /// Waits for `vm-service migrate`, as long as it takes; a newer schema than this binary serves ends the wait.

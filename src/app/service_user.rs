@@ -14,12 +14,12 @@ use std::process::Command;
 const USER: &str = "vm-service";
 
 /// Whether this process is root.
-pub fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
 /// Becomes the service user and starts this program again with the same arguments; returns only an error.
-pub fn continue_as_service_user(data: &Path) -> anyhow::Error {
+pub(super) fn continue_as_service_user(data: &Path) -> anyhow::Error {
     match prepare(data) {
         Ok(program) => {
             let error = Command::new("setpriv")

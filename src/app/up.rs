@@ -86,21 +86,24 @@ async fn run(
     server: Server,
     listener: crate::http::serve::Listener,
 ) -> anyhow::Result<()> {
-    ensure_database(&server.options()).await.context("looking for the database; is Postgres running, and are host, user and password right?")?;
+    ensure_database(&server.options())
+        .await
+        .context("looking for the database; is Postgres running, and are host, user and password right?")?;
     let db = Db::lazily(server.options(), POOL);
     db.migrate().await?;
     let sealer = Arc::new(ensure_sealer(data, config)?);
     let now = ServiceClock::new().now();
     let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), now).await?;
     let token = ensure_operator_token(data, &db, &sealer).await?;
-    let provider = service::on_host(data, config, installation).await?;
+    let provider = service::on_host(data, config.images.clone(), config.host.clone(), installation).await?;
     let seed = config.settings_seed.clone().unwrap_or_else(|| {
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
         settings.on_host.network = arguments.network;
         settings
     });
     let service = Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await?;
-    let url = listener.url();
+    let scheme = if arguments.listen.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.address);
     tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %token.display(), "up");
     let mut all = loops::serve_loops(&service.world);
     all.extend(loops::gc_loops(&service.world));

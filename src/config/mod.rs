@@ -66,7 +66,14 @@ impl Config {
 }
 
 fn list<'a>(values: &'a BTreeMap<String, String>, name: &str) -> impl Iterator<Item = String> + 'a {
-    values.get(name).map(String::as_str).unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned)
+    values
+        .get(name)
+        .map(String::as_str)
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
 }
 
 fn postgres(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<Postgres> {
@@ -77,7 +84,10 @@ fn postgres(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Op
     });
     let tls = values.get("POSTGRES_SSLMODE").cloned().unwrap_or_else(|| "prefer".to_owned());
     if !["disable", "prefer", "require", "verify-ca", "verify-full"].contains(&tls.as_str()) {
-        mistakes.push(format!("POSTGRES_SSLMODE is \"{}\": give disable, prefer, require, verify-ca or verify-full.", tls.escape_debug()));
+        mistakes.push(format!(
+            "POSTGRES_SSLMODE is \"{}\": give disable, prefer, require, verify-ca or verify-full.",
+            tls.escape_debug()
+        ));
     }
     if !values.contains_key("POSTGRES_PASSWORD") {
         mistakes.push("POSTGRES_HOST is set and POSTGRES_PASSWORD is not: set both.".to_owned());
@@ -134,7 +144,8 @@ pub fn log_filter() -> String {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -33,13 +33,20 @@ impl Sources {
     /// Those of this process.
     #[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
     pub fn of_process(folder: &Path, role: &str) -> Self {
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self { folder: folder.to_owned(), role: role.to_owned(), system: "/etc/environment".into(), environment: environment.collect() }
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self {
+            folder: folder.to_owned(),
+            role: role.to_owned(),
+            system: "/etc/environment".into(),
+            environment: environment.collect(),
+        }
     }
 
     /// Merges them; what cannot be read is added to `mistakes`.
     pub(super) fn read(&self, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
-        let files = [self.system.clone(), self.folder.join("shared/postgresql"), self.folder.join(&self.role).join("customizations")];
+        let files =
+            [self.system.clone(), self.folder.join("shared/postgresql"), self.folder.join(&self.role).join("customizations")];
         let mut builder = config::Config::builder();
         for file in files {
             for (name, value) in lines(&file, mistakes) {

@@ -250,9 +250,9 @@ impl Db {
                select t.id as "id: TaskId", t.executor as "executor: Executor", t.resource_class, t.project_id,
                       (select count(*) from vms.vms v
                        where v.executor = t.executor and v.resource_class = t.resource_class
-                         and v.start_failed_at > t.created_at) as "failed_starts!",
+                         and v.start_failed_at >= t.created_at) as "failed_starts!",
                       (select v.reason from vms.vms v
-                       where v.executor = t.executor and v.resource_class = t.resource_class and v.start_failed_at > t.created_at
+                       where v.executor = t.executor and v.resource_class = t.resource_class and v.start_failed_at >= t.created_at
                        order by v.start_failed_at desc limit 1) as last_failure
                from vms.tasks t
                where t.state = 'queued'

@@ -48,13 +48,12 @@ set_end() {
     fi
 }
 
-# sshd never reads half a key: both files are renamed into place.
+# sshd never reads half a key: it is renamed into place.
 set_host_key() {
-    aside=/etc/ssh/.vm-service
-    [ -d "$aside" ] || mkdir "$aside"
-    put "$aside/ssh_host_ed25519_key" "$host_private"
-    (umask 022 && put "$aside/ssh_host_ed25519_key.pub" "$host_public")
-    mv -f "$aside/ssh_host_ed25519_key" "$aside/ssh_host_ed25519_key.pub" /etc/ssh/
+    key=/etc/ssh/ssh_host_ed25519_key
+    put "$key.new" "$host_private"
+    (umask 022 && put "$key.pub" "$host_public")
+    mv -f "$key.new" "$key"
     # Open sessions have processes of their own; only the listener starts anew.
     pid='' comm=''
     if { read -r pid </run/sshd.pid && read -r comm <"/proc/$pid/comm"; } 2>/dev/null && [ "$comm" = sshd ]; then

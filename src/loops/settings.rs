@@ -46,7 +46,9 @@ impl Loop for TakeSettings {
                 self.problem.send_if_modified(|problem| problem.take().is_some());
             }
             Err(DbError::Refused(error)) => {
-                let sentence = format!("the saved settings cannot be read by this version: {error}; save valid ones with PUT /api/v1/settings");
+                let sentence = format!(
+                    "the saved settings cannot be read by this version: {error}; save valid ones with PUT /api/v1/settings"
+                );
                 self.problem.send_if_modified(|problem| problem.replace(sentence.clone()).as_ref() != Some(&sentence));
             }
             Err(error) => return Err(error.into()),
@@ -61,7 +63,12 @@ impl TakeSettings {
     /// # Errors
     /// The database's; nothing was taken over then.
     pub async fn take(&self, newest: Versioned) -> Result<(), DbError> {
-        self.db.apply_limits(&newest.settings, super::chosen(&self.providers, &newest.settings).map_or(NOTHING, |provider| provider.capacity())).await?;
+        self.db
+            .apply_limits(
+                &newest.settings,
+                super::chosen(&self.providers, &newest.settings).map_or(NOTHING, |provider| provider.capacity()),
+            )
+            .await?;
         for provider in &self.providers {
             provider.configure(&newest.settings);
         }

@@ -34,7 +34,8 @@ impl Provider for Sim {
         if state.strikes(&Fault::NoCapacity) {
             return Err(ProviderError::NoCapacity("the simulated cloud is full".to_owned()));
         }
-        let refusal = state.faults.iter().find_map(|fault| if let Fault::Refuse(reason) = fault { Some(reason.clone()) } else { None });
+        let refusal =
+            state.faults.iter().find_map(|fault| if let Fault::Refuse(reason) = fault { Some(reason.clone()) } else { None });
         if let Some(reason) = refusal {
             state.strikes(&Fault::Refuse(reason.clone()));
             return Err(ProviderError::Invalid(reason));

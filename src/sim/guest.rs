@@ -50,7 +50,7 @@ impl Guest for Sim {
     ) -> Result<(), GuestError> {
         let mut state = self.lock();
         state.count("authorise");
-        if state.strikes(&Fault::NeverAnswers) {
+        if state.strikes(&Fault::RefusesKeys) {
             return Err(GuestError::NotReachable(deadline));
         }
         match state.machines.values_mut().find(|m| m.keys.host == identity.host_public) {

@@ -29,6 +29,8 @@ pub enum Fault {
     NeverAnswers,
     /// First contact meets somebody else.
     WrongHostKey,
+    /// The guest takes no keys of a task.
+    RefusesKeys,
     /// The terminate call is lost.
     LoseTerminate,
 }
@@ -89,7 +91,12 @@ impl Sim {
 
     /// The machines that hold capacity, with their names: the truth, whatever our rows say.
     pub fn live(&self) -> BTreeMap<String, SimMachine> {
-        self.lock().machines.iter().filter(|(_, m)| m.state != MachineState::Terminated).map(|(id, m)| (id.clone(), m.clone())).collect()
+        self.lock()
+            .machines
+            .iter()
+            .filter(|(_, m)| m.state != MachineState::Terminated)
+            .map(|(id, m)| (id.clone(), m.clone()))
+            .collect()
     }
 
     /// Kills a machine from outside.

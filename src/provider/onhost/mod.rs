@@ -1,1 +1,170 @@
-//! Machines on this host: QEMU processes, one folder each.
+//! Machines on this host: each is a folder and a QEMU that outlives the service; any number of services may share the folder.
+//!
+//! A machine is *running* while its lock is held (`keeper`), *terminated* when it had started and the lock is free, and *pending* when
+//! nothing was started yet. No process number is trusted, and no state is kept in memory: a restarted service finds everything again.
+//! A guest's disk is never opened on the host but by its own QEMU.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `launch`, `end` | the two ways through a machine's life, each repeatable at any line |
+//! | `folder`, `address`, `seed`, `image` | what is on disk |
+//! | `keeper/` | the process beside each VM: its lock, its console, and the filter between VM and network |
+//! | `qemu`, `passt`, `qmp`, `process` | the programs and how they are spoken to |
+//! | `kvm`, `host`, `check` | what this host can do |
+//!
+//! Reads, writes: the data folder. Calls: QEMU, `qemu-img`, passt. Runs: from `loops` and `admin`. Not here: what happens in a VM (`guest`).
+
+mod address;
+mod check;
+mod config;
+mod end;
+mod folder;
+mod host;
+mod image;
+pub mod keeper;
+mod kvm;
+mod launch;
+mod passt;
+mod process;
+mod qemu;
+mod qmp;
+mod seed;
+
+pub use address::Pool;
+pub use config::{AcceleratorChoice, OnHostConfig};
+
+use super::{Finding, LaunchSpec, Listing, Machine, Provider, ProviderError};
+use crate::domain::settings::{Budget, Settings, VmNetwork};
+use address::Ports;
+use anyhow::Context;
+use async_trait::async_trait;
+use folder::Folders;
+use image::Image;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// The on-host provider.
+#[derive(Debug)]
+pub struct OnHost {
+    config: OnHostConfig,
+    folders: Folders,
+    ports: Ports,
+    closed: AtomicBool,
+    accelerator: Arc<OnceCell<kvm::Choice>>,
+}
+
+/// Longer than a probe takes.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+
+impl OnHost {
+    /// Opens the data folder, finds the ports and, when there is an image, the accelerator (up to 15 s the first time).
+    ///
+    /// # Errors
+    /// One sentence for the operator: the folder cannot be made, or the machines' addresses cannot be bound. A missing QEMU, image or
+    /// passt is no error here: `check` and `launch` say it.
+    pub async fn open(config: OnHostConfig) -> anyhow::Result<Self> {
+        let (folders, ports) = {
+            let (data, pool) = (config.data.clone(), config.addresses);
+            blocking(move || {
+                let folders = Folders::open(&data)?;
+                let ports = Ports::find(&pool, &folders.taken()?).map_err(anyhow::Error::msg)?;
+                Ok((folders, ports))
+            })
+            .await?
+        };
+        tracing::info!(ports = ports.explain(), "on-host provider");
+        let closed = AtomicBool::new(config.network == VmNetwork::Closed);
+        let on_host = Self { config, folders, ports, closed, accelerator: Arc::default() };
+        if let Ok(image) = on_host.image() {
+            on_host.accelerator(&image, PROBE_PATIENCE).await?;
+        }
+        Ok(on_host)
+    }
+
+    fn network(&self) -> VmNetwork {
+        if self.closed.load(Ordering::Relaxed) { VmNetwork::Closed } else { VmNetwork::Open }
+    }
+
+    fn image(&self) -> Result<Image, String> {
+        Image::open(&self.config.images)
+    }
+
+    /// Chosen once in this process's life. The probe goes on when a caller's patience ends.
+    async fn accelerator(&self, image: &Image, patience: Duration) -> Result<kvm::Choice, ProviderError> {
+        if let Some(choice) = self.accelerator.get() {
+            return Ok(choice.clone());
+        }
+        let (cell, image, choice, data) =
+            (Arc::clone(&self.accelerator), image.clone(), self.config.accelerator, self.config.data.clone());
+        let choosing = tokio::spawn(async move { cell.get_or_init(|| kvm::choose(choice, &data, &image)).await.clone() });
+        let failed = |error: anyhow::Error| ProviderError::transient("looking whether KVM works", error);
+        tokio::time::timeout(patience, choosing).await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
+    }
+}
+
+/// Runs file work aside from the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("the work was given up")?
+}
+
+/// A machine's files could not be read.
+fn unreadable(error: anyhow::Error) -> ProviderError {
+    ProviderError::transient("reading the machines' folder", error)
+}
+
+#[async_trait]
+impl Provider for OnHost {
+    fn name(&self) -> &'static str {
+        "onhost"
+    }
+
+    fn place(&self) -> &str {
+        &self.config.host
+    }
+
+    fn max_batch(&self) -> u32 {
+        1
+    }
+
+    fn capacity(&self) -> Budget {
+        host::capacity()
+    }
+
+    fn configure(&self, settings: &Settings) {
+        self.closed.store(settings.on_host.network == VmNetwork::Closed, Ordering::Relaxed);
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
+        launch::launch(self, spec).await
+    }
+
+    async fn list_machines(&self) -> Result<Listing, ProviderError> {
+        let (folders, installation) = (self.folders.clone(), self.config.installation);
+        let (machines, complete) = blocking(move || folders.list(installation)).await.map_err(unreadable)?;
+        Ok(Listing { machines, complete })
+    }
+
+    async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError> {
+        let (folders, installation, id) = (self.folders.clone(), self.config.installation, provider_id.to_owned());
+        blocking(move || folders.find(&id, installation)).await.map_err(unreadable)
+    }
+
+    async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {
+        end::terminate(self, provider_ids).await
+    }
+
+    async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {
+        if self.find_machine(provider_id).await?.is_none() {
+            return Ok(String::new());
+        }
+        let path = self.folders.machine(provider_id).join(keeper::CONSOLE);
+        let limit = usize::try_from(keeper::CONSOLE_BYTES).unwrap_or(usize::MAX);
+        blocking(move || Ok(keeper::log::read_end(&path, limit)?)).await.map_err(unreadable)
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        check::check(self).await
+    }
+}

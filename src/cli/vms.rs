@@ -1,0 +1,203 @@
+//! `vm-service vms`: VMs as people and programs read them, their end, and an operator's "do not touch".
+//!
+//! Reads: the API. Writes: nothing but its answer. Calls: the API. Runs: once.
+
+use super::table::{age, fields, json, length, or_dash, table, time};
+use super::{Client, ClientError, Connect};
+use crate::domain::api::{Hold, VmView};
+use crate::domain::ids::VmId;
+use crate::domain::lifecycle::VmState;
+use chrono::TimeDelta;
+use reqwest::Method;
+use serde_json::{Value, json as object};
+
+/// The longest hold that can be asked for, days; far above any use.
+const LONGEST_HOLD_DAYS: i64 = 366;
+
+/// `vm-service vms`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vm-service vms                                     list the VMs
+  vm-service vms list --state available              those that wait for a task
+  vm-service vms terminate 3f1c… 9b20…               end two, whatever runs on them
+  vm-service vms hold 3f1c… --reason 'kernel bug, ask Ada' --for 2h
+  vm-service vms --json | jq -r '.[] | select(.task_id == null) | .id'")]
+pub struct Args {
+    #[command(flatten)]
+    pub(super) connect: Connect,
+    /// Print the API's JSON: one document, for a list one array of all its items.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// List VMs, newest first (the default).
+    List {
+        /// Only in this state, such as available, assigned or quarantined.
+        #[arg(long)]
+        state: Option<VmState>,
+    },
+    /// Show one VM.
+    Show {
+        /// Its id.
+        id: VmId,
+    },
+    /// End VMs, whatever runs on them.
+    Terminate {
+        /// Their ids.
+        #[arg(required = true)]
+        ids: Vec<VmId>,
+    },
+    /// Keep a VM from being given away, ended or cleaned up for a while.
+    Hold {
+        /// Its id.
+        id: VmId,
+        /// Why; shown to everybody who looks at the VM.
+        #[arg(long)]
+        reason: String,
+        /// For how long from now, such as 30m, 2h, 1d or 1h30m.
+        #[arg(long = "for", value_name = "LENGTH", value_parser = parse_length)]
+        length: TimeDelta,
+    },
+    /// End a hold: the usual rules apply again.
+    Unhold {
+        /// Its id.
+        id: VmId,
+    },
+}
+
+/// Runs the command; the answer is what to print, or why not.
+pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> {
+    let answer = match args.what.as_ref().unwrap_or(&What::List { state: None }) {
+        What::List { state } => list(client, *state, args.json).await,
+        What::Show { id } => show(client, *id, args.json).await,
+        What::Terminate { ids } => return terminate(client, ids, args.json).await,
+        What::Hold { id, reason, length } => hold(client, *id, reason, *length, args.json).await,
+        What::Unhold { id } => unhold(client, *id, args.json).await,
+    };
+    answer.map_err(|e| e.to_string())
+}
+
+async fn list(client: &Client, state: Option<VmState>, as_json: bool) -> Result<String, ClientError> {
+    let query: Vec<_> = state.map(|state| ("state", state.to_string())).into_iter().collect();
+    let answer = client.list("vms", &query).await?;
+    if as_json {
+        return Ok(json(&answer.body));
+    }
+    let vms: Vec<VmView> = client.typed(answer.body)?;
+    if vms.is_empty() {
+        return Ok("No VMs.\n".to_owned());
+    }
+    let rows = vms.into_iter().map(|vm| {
+        vec![
+            vm.id.to_string(),
+            vm.state.to_string(),
+            vm.executor.to_string(),
+            vm.resource_class,
+            age(vm.created_at, answer.at),
+            format!("{} {}", vm.provider, vm.provider_id.unwrap_or_default()),
+            or_dash(vm.address),
+            or_dash(vm.task_id),
+            vm.hold.map(|hold| format!("held: {}", hold.reason)).or(vm.reason).unwrap_or_default(),
+        ]
+    });
+    Ok(table(&["ID", "STATE", "EXECUTOR", "CLASS", "AGE", "MACHINE", "ADDRESS", "TASK", "NOTE"], rows.collect()))
+}
+
+async fn show(client: &Client, id: VmId, as_json: bool) -> Result<String, ClientError> {
+    let answer = client.get(&format!("vms/{id}")).await?;
+    if as_json {
+        return Ok(json(&answer.body));
+    }
+    let vm: VmView = client.typed(answer.body)?;
+    let mut lines = vec![
+        ("id", vm.id.to_string()),
+        ("state", vm.state.to_string()),
+        ("reason", or_dash(vm.reason)),
+        ("executor", vm.executor.to_string()),
+        ("class", vm.resource_class),
+        ("origin", vm.origin.as_str().to_owned()),
+        ("machine", format!("{} {}", vm.provider, or_dash(vm.provider_id))),
+        ("address", or_dash(vm.address)),
+        ("task", or_dash(vm.task_id)),
+        ("age", age(vm.created_at, answer.at)),
+        ("created", time(vm.created_at)),
+        ("available", or_dash(vm.available_at.map(time))),
+        ("ends itself", time(vm.absolute_end_at)),
+    ];
+    if let Some(hold) = vm.hold {
+        lines.push(("held", format!("until {}: {}", time(hold.until), hold.reason)));
+    }
+    Ok(fields(&lines))
+}
+
+/// Each is tried, whatever happened to the others; one that failed makes the whole fail.
+async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<String, String> {
+    let mut answers = Vec::new();
+    let mut done = String::new();
+    let mut failed = Vec::new();
+    for id in ids {
+        match client.change::<()>(Method::DELETE, &format!("vms/{id}"), None).await {
+            Ok(answer) => {
+                done += &format!("VM {id} is being terminated.\n");
+                answers.push(if answer.body.is_null() { object!({ "id": id }) } else { answer.body });
+            }
+            Err(e) => failed.push(format!("VM {id} is not terminated: {e}")),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(if as_json { json(&Value::Array(answers)) } else { done });
+    }
+    Err(done.lines().map(str::to_owned).chain(failed).collect::<Vec<_>>().join("\n"))
+}
+
+async fn hold(client: &Client, id: VmId, reason: &str, for_: TimeDelta, as_json: bool) -> Result<String, ClientError> {
+    // The expiry is the service's time: what it says now, and the length.
+    let vm = client.get(&format!("vms/{id}")).await?;
+    let now = vm.at.ok_or_else(|| client.not_understood("it does not say its time"))?;
+    let hold = Hold { reason: reason.to_owned(), until: now + for_ };
+    let answer = client.change(Method::PUT, &format!("vms/{id}/hold"), Some(&hold)).await?;
+    if as_json {
+        return Ok(json(&answer.body));
+    }
+    Ok(format!("VM {id} is held for {}, until {}.\n", length(for_), time(hold.until)))
+}
+
+async fn unhold(client: &Client, id: VmId, as_json: bool) -> Result<String, ClientError> {
+    let answer = client.change::<()>(Method::DELETE, &format!("vms/{id}/hold"), None).await?;
+    if as_json {
+        return Ok(json(&answer.body));
+    }
+    Ok(format!("VM {id} is not held any more.\n"))
+}
+
+/// "2h", "30m", "1h30m".
+fn parse_length(text: &str) -> Result<TimeDelta, String> {
+    let wrong = || format!("\"{text}\" is not a length of time such as 30m, 2h, 1d or 1h30m");
+    let mut total = TimeDelta::zero();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let count: i64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest.as_bytes().get(digits) {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            Some(b'd') => 86400,
+            _ => return Err(wrong()),
+        };
+        let seconds = count.checked_mul(unit).and_then(TimeDelta::try_seconds).ok_or_else(wrong)?;
+        total = total.checked_add(&seconds).ok_or_else(wrong)?;
+        rest = &rest[digits + 1..];
+    }
+    if total <= TimeDelta::zero() {
+        return Err(wrong());
+    }
+    if total > TimeDelta::days(LONGEST_HOLD_DAYS) {
+        return Err(format!("a hold lasts at most {LONGEST_HOLD_DAYS} days"));
+    }
+    Ok(total)
+}

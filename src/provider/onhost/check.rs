@@ -1,0 +1,105 @@
+//! Says whether this host can make VMs, and what to change; makes none that outlasts the call.
+//!
+//! Calls: `qemu-system-x86_64 --version`, `qemu-img --version`, `passt --version`; the KVM probe when its answer is not known yet.
+
+use super::process::run;
+use super::{OnHost, host, launch, passt, qemu};
+use crate::domain::settings::VmNetwork;
+use crate::provider::Finding;
+use std::time::Duration;
+
+/// `-netdev stream`, which leads to passt, came with it.
+const OLDEST_QEMU: (u32, u32) = (7, 2);
+/// Room for what a few VMs write.
+const LEAST_BYTES: u64 = 10 << 30;
+const DEADLINE: Duration = Duration::from_secs(5);
+const GET_QEMU: &str = "install QEMU 7.2 or newer: apt-get install qemu-system-x86 qemu-utils";
+
+pub(super) async fn check(on_host: &OnHost) -> Vec<Finding> {
+    let (emulator, images) = tokio::join!(program(qemu::PROGRAM), program("qemu-img"));
+    vec![emulator, images, image(on_host), network(on_host).await, folder(on_host), ports(on_host), processors(on_host).await]
+}
+
+fn finding(ok: bool, what: &str, detail: impl Into<String>) -> Finding {
+    Finding { ok, what: what.to_owned(), detail: detail.into() }
+}
+
+async fn program(name: &str) -> Finding {
+    match run(name, &["--version"], DEADLINE).await {
+        Err(error) => finding(false, name, format!("{error:#}; {GET_QEMU}")),
+        Ok(text) => {
+            let line = text.lines().next().unwrap_or_default().to_owned();
+            match version(&line) {
+                Some(found) if found >= OLDEST_QEMU => finding(true, name, line),
+                _ => finding(false, name, format!("{line}: too old or unknown; {GET_QEMU}")),
+            }
+        }
+    }
+}
+
+/// The first `X.Y` behind the word "version".
+fn version(line: &str) -> Option<(u32, u32)> {
+    let mut parts = line.split_once("version ")?.1.split(|letter: char| !letter.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn image(on_host: &OnHost) -> Finding {
+    match on_host.image() {
+        Ok(image) => finding(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
+        Err(detail) => finding(false, "VM image", detail),
+    }
+}
+
+async fn network(on_host: &OnHost) -> Finding {
+    const WHAT: &str = "network of the VMs";
+    match on_host.network() {
+        VmNetwork::Closed => finding(true, WHAT, "closed: only the forwarded ports"),
+        VmNetwork::Open if !host::has_program(passt::PROGRAM) => finding(false, WHAT, launch::NO_PASST),
+        VmNetwork::Open => match run(passt::PROGRAM, &["--version"], DEADLINE).await {
+            Ok(text) => finding(
+                true,
+                WHAT,
+                format!("open, by {}; name servers: {:?}", text.lines().next().unwrap_or_default(), passt::Dns::of_host()),
+            ),
+            Err(error) => finding(false, WHAT, format!("{error:#}; {}", launch::NO_PASST)),
+        },
+    }
+}
+
+fn folder(on_host: &OnHost) -> Finding {
+    const WHAT: &str = "data folder";
+    let data = &on_host.config.data;
+    let tried = super::folder::write_whole(&data.join("check"), b"").and_then(|()| Ok(host::free_bytes(data)?));
+    match tried {
+        Ok(free) if free >= LEAST_BYTES => finding(true, WHAT, format!("{}: {} GiB free", data.display(), free >> 30)),
+        Ok(free) => finding(false, WHAT, format!("{}: only {} MiB free; VMs need 10 GiB and more", data.display(), free >> 20)),
+        Err(error) => finding(false, WHAT, format!("{} cannot be written: {error:#}", data.display())),
+    }
+}
+
+fn ports(on_host: &OnHost) -> Finding {
+    finding(true, "ports of the VMs", on_host.ports.explain())
+}
+
+async fn processors(on_host: &OnHost) -> Finding {
+    const WHAT: &str = "processors of the VMs";
+    match on_host.image() {
+        Err(_) => finding(true, WHAT, "not known before there is an image"),
+        Ok(image) => match on_host.accelerator(&image, super::PROBE_PATIENCE).await {
+            Ok(choice) => finding(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),
+            Err(error) => finding(true, WHAT, error.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_qemu_writes_them() {
+        assert_eq!(version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"), Some((7, 2)));
+        assert_eq!(version("qemu-img version 10.0.2"), Some((10, 0)));
+        assert_eq!(version("something else"), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! Makes one machine: folder first, then disk and seed, then the keeper; repeated at any line, it goes on where it stopped.
+//!
+//! Until `started` is in the folder nothing runs, and every step may be done again. From then on there is a machine, alive or dead, and a
+//! repetition only looks. A QEMU that does not come up is removed within the call, so that a repetition starts from nothing.
+//! Reads: the image. Writes: the machine's folder. Calls: `qemu-img`, the keeper. Not here: ending it (`end`).
+
+use super::folder::{Place, Record, provider_id, write_whole};
+use super::keeper::{self, Plan, log};
+use super::passt::{self, Dns};
+use super::qemu::{self, Link};
+use super::qmp::Qmp;
+use super::{OnHost, blocking, end, host, seed};
+use crate::domain::settings::VmNetwork;
+use crate::provider::{LaunchSpec, Machine, MachineState, ProviderError};
+use anyhow::Context;
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// From the keeper's start to QEMU's greeting; a QEMU that lives and did not greet by then is left to the timeout of a VM's start.
+const START_DEADLINE: Duration = Duration::from_secs(3);
+/// The call must return within 7 s, a probe may take 15; the launch is then repeated.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) async fn launch(on_host: &OnHost, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
+    if spec.count != 1 {
+        return Err(ProviderError::Invalid(format!("on-host launches make one machine each, not {}", spec.count)));
+    }
+    let id = provider_id(&spec.client_token)?;
+    let (folders, tags, pool, ports) = (on_host.folders.clone(), spec.tags.clone(), on_host.config.addresses, on_host.ports);
+    let placed = {
+        let id = id.clone();
+        blocking(move || folders.ensure(&id, &tags, &pool, ports)).await
+    };
+    let record = match placed.map_err(|error| ProviderError::transient(format!("making the folder of {id}"), error))? {
+        Place::Machine(record) => record,
+        Place::Spent(record) => return Ok(vec![record.machine(MachineState::Terminated)]),
+    };
+    let failed = |error| ProviderError::transient(format!("starting {id}"), error);
+    let Some(lock) = on_host.folders.try_lock_launch(&id).map_err(failed)? else {
+        return Ok(vec![record.machine(MachineState::Pending)]);
+    };
+    let found = on_host.folders.find(&id, on_host.config.installation).map_err(failed)?;
+    if let Some(machine) = found.filter(|machine| machine.state != MachineState::Pending) {
+        return Ok(vec![machine]);
+    }
+    let started = start(on_host, spec, &record).await;
+    if started.is_err()
+        && let Err(error) = end::end(on_host, &id, &lock, false).await
+    {
+        tracing::warn!(provider_id = %id, error = format!("{error:#}"), "what a failed start left cannot be removed");
+    }
+    started.map(|()| vec![record.machine(MachineState::Running)])
+}
+
+async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(), ProviderError> {
+    let began = Instant::now();
+    let id = &record.provider_id;
+    let failed = |error| ProviderError::transient(format!("starting {id}"), error);
+    let image = on_host.image().map_err(ProviderError::Invalid)?;
+    let link = match on_host.network() {
+        VmNetwork::Open if !host::has_program(passt::PROGRAM) => return Err(ProviderError::Invalid(NO_PASST.into())),
+        VmNetwork::Open => Link::Guarded,
+        VmNetwork::Closed => Link::Closed,
+    };
+    let accelerator = on_host.accelerator(&image, PROBE_PATIENCE).await?.accelerator;
+    let folder = on_host.folders.machine(id);
+    image.create_overlay(&folder, spec.class.disk_gib).await.map_err(failed)?;
+    let machine = qemu::Machine {
+        provider_id: id,
+        class: &spec.class,
+        image: &image,
+        accelerator,
+        link,
+        ip: record.ip,
+        ports: record.ports(),
+    };
+    let dns = if link == Link::Guarded { Dns::of_host() } else { Dns::None };
+    let passt = (link == Link::Guarded).then(|| passt::command(record.ip, record.ports(), &dns));
+    let plan = Plan { qemu: qemu::command(&machine), passt, resolver: dns.resolver() };
+    let (seed_id, user_data, seeded) = (id.clone(), spec.user_data.clone(), folder.clone());
+    let written = blocking(move || {
+        seed::write_seed(&seeded.join(qemu::SEED), &seed_id, &user_data).context("writing the seed disk")?;
+        write_whole(&seeded.join(keeper::PLAN), &serde_json::to_vec(&plan)?)
+    });
+    written.await.map_err(failed)?;
+    let keeper = spawn_keeper(&on_host.config.keeper, id, &folder).map_err(failed)?;
+    wait_for_qemu(keeper, &folder).await.map_err(failed)?;
+    let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(provider_id = %id, address = %record.ip, ?accelerator, ?link, milliseconds, "machine started");
+    Ok(())
+}
+
+pub(super) const NO_PASST: &str = "passt is not installed, and without it VMs cannot have an open network: install it (apt-get install passt), or set the on-host network to closed.";
+
+/// In a session of its own, so that neither a terminal nor the service's end reaches it.
+fn spawn_keeper(keeper: &[String], id: &str, folder: &Path) -> anyhow::Result<Child> {
+    let errors = File::create(folder.join("keeper.log"))?;
+    let mut command = Command::new("setsid");
+    command.args(keeper).arg(id).current_dir(folder).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().context("starting the keeper (setsid, of util-linux)")
+}
+
+/// Waits for QEMU's greeting. The child is waited for aside, so that it leaves no zombie however it ends.
+async fn wait_for_qemu(mut keeper: Child, folder: &Path) -> anyhow::Result<()> {
+    let (ended, mut has_ended) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let status = keeper.wait().await;
+        drop(ended.send(status));
+    });
+    let began = Instant::now();
+    loop {
+        if Qmp::connect(folder, Duration::from_secs(1)).await.is_ok() {
+            return Ok(());
+        }
+        let gone = !matches!(has_ended.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty));
+        let is_late = began.elapsed() > START_DEADLINE;
+        if is_late && keeper::is_alive(folder)? {
+            return Ok(());
+        }
+        if gone || is_late {
+            let said = [keeper::PASST_LOG, keeper::QEMU_LOG, "keeper.log"]
+                .map(|name| log::read_end(&folder.join(name), 1000).unwrap_or_default().trim().replace('\n', "; "));
+            anyhow::bail!("QEMU did not come up ({}): {}", if gone { "it ended" } else { "no answer" }, said.join(" | "));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

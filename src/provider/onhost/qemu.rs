@@ -1,0 +1,167 @@
+//! QEMU's command line for one machine. It is public on this host, so nothing secret is ever in it.
+//!
+//! All paths of the machine are relative to its folder, where the keeper starts QEMU. Not here: starting it (`keeper`).
+
+use super::address::Ports;
+use super::image::Image;
+use super::keeper::NET_SOCKET;
+use super::keeper::filter::{GATEWAY, GUEST};
+use super::qmp;
+use crate::domain::resource_class::ResourceClass;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+pub(super) const DISK: &str = "disk.qcow2";
+pub(super) const SEED: &str = "seed.img";
+
+/// Free slots for disks that are attached later.
+const HOTPLUG_PORTS: u32 = 4;
+
+/// What makes the processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// The processor's own virtualization.
+    Kvm,
+    /// Software.
+    Tcg,
+}
+
+/// The VM's way to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Through the keeper to passt.
+    Guarded,
+    /// QEMU's own user network, from which nothing leads out.
+    Closed,
+}
+
+/// What differs from machine to machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) provider_id: &'a str,
+    pub(super) class: &'a ResourceClass,
+    pub(super) image: &'a Image,
+    pub(super) accelerator: Accelerator,
+    pub(super) link: Link,
+    pub(super) ip: Ipv4Addr,
+    pub(super) ports: Ports,
+}
+
+impl Accelerator {
+    pub(super) const fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // max: with every feature that the emulation has, else newer distributions do not start.
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// What every QEMU of ours has, the probe too: no default devices, no display, no configuration of the host's user, no new privileges.
+pub(super) fn base() -> Vec<String> {
+    let fixed = [
+        PROGRAM,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-machine",
+        "q35,usb=off,vmport=off,dump-guest-core=off",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-chardev",
+        // Standard output: the keeper's pipe, which is always drained.
+        "file,id=console,path=/dev/fd/1",
+        "-serial",
+        "chardev:console",
+    ];
+    fixed.map(str::to_owned).to_vec()
+}
+
+/// QEMU takes a comma in a value doubled.
+pub(super) fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// The whole command of one machine.
+pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
+    let mut line = base();
+    let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
+    let [accel, accelerator, cpu, model] = machine.accelerator.arguments();
+    add(accel, accelerator.into());
+    add(cpu, model.into());
+    add("-name", machine.provider_id.into());
+    add("-smp", machine.class.vcpus.to_string());
+    add("-m", machine.class.memory_mib.to_string());
+    add("-kernel", machine.image.kernel.to_string_lossy().into_owned());
+    add("-initrd", machine.image.initrd.to_string_lossy().into_owned());
+    add("-append", machine.image.manifest.kernel_append.clone());
+    add("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", qmp::SOCKET));
+    add("-mon", "chardev=qmp,mode=control".into());
+    // The disk dies with the machine: what the guest flushes need not reach the host's disk, and what it discards is given back.
+    let disk = format!(
+        "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file.driver=file,file.filename={DISK},file.discard=unmap"
+    );
+    add("-blockdev", format!("{disk},file.cache.no-flush=on"));
+    add("-device", "virtio-blk-pci,drive=root,serial=root,addr=0x2".into());
+    add("-blockdev", format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED},file.read-only=on"));
+    add("-device", "virtio-blk-pci,drive=seed,serial=seed,addr=0x3".into());
+    add("-netdev", netdev(machine));
+    add("-device", format!("virtio-net-pci,netdev=net,mac={},addr=0x4,romfile=", "52:54:00:12:34:56"));
+    add("-object", "rng-random,id=random,filename=/dev/urandom".into());
+    add("-device", "virtio-rng-pci,rng=random,addr=0x5".into());
+    for port in 0..HOTPLUG_PORTS {
+        add("-device", format!("pcie-root-port,id=hotplug{port},chassis={},addr=0x{:x}", port + 1, 0x10 + port));
+    }
+    line
+}
+
+fn netdev(machine: &Machine<'_>) -> String {
+    let Machine { ip, ports, .. } = machine;
+    match machine.link {
+        Link::Guarded => format!("stream,id=net,server=off,addr.type=unix,addr.path={NET_SOCKET}"),
+        Link::Closed => format!(
+            "user,id=net,restrict=on,ipv6=off,net={GATEWAY}/24,host={GATEWAY},dhcpstart={GUEST},dns=192.0.0.3,hostfwd=tcp:{ip}:{}-{GUEST}:22,\
+             hostfwd=tcp:{ip}:{}-{GUEST}:2376",
+            ports.ssh, ports.docker
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_what_its_class_says_and_nothing_that_was_not_asked_for() {
+        let class = ResourceClass { vcpus: 3, memory_mib: 2048, disk_gib: 20, limit: None };
+        let image = Image::for_tests();
+        let of = |accelerator, link| {
+            let ports = Ports { ssh: 22, docker: 2376 };
+            let ip = Ipv4Addr::new(127, 64, 0, 9);
+            command(&Machine { provider_id: "onhost-t-0", class: &class, image: &image, accelerator, link, ip, ports }).join(" ")
+        };
+        let open = of(Accelerator::Tcg, Link::Guarded);
+        for part in [
+            "-smp 3 -m 2048",
+            "-accel tcg,thread=multi -cpu max",
+            "-nodefaults -no-user-config",
+            "-append root=/dev/vda",
+            "-sandbox on,",
+        ] {
+            assert!(open.contains(part), "{part} is not in {open}");
+        }
+        assert!(!open.contains("hostfwd") && !open.contains("-netdev user"), "{open}");
+        let closed = of(Accelerator::Kvm, Link::Closed);
+        assert!(closed.contains("user,id=net,restrict=on"), "{closed}");
+        assert!(closed.contains("hostfwd=tcp:127.64.0.9:22-192.0.0.2:22,hostfwd=tcp:127.64.0.9:2376-192.0.0.2:2376"), "{closed}");
+        assert!(closed.contains("-accel kvm -cpu host"), "{closed}");
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(value(Path::new("/a,b/c")), "/a,,b/c");
+    }
+}

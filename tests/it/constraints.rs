@@ -1,0 +1,136 @@
+//! The database refuses impossible states by itself, whatever the application believes (DESIGN.md §4), and lets the runbook pass.
+
+use crate::support::Bench;
+use sqlx::{AssertSqlSafe, PgPool};
+use vm_service::domain::lifecycle::TaskState;
+
+async fn refused(pool: &PgPool, sql: &str, because: &str) {
+    let error = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(pool).await.expect_err(sql).to_string();
+    assert!(error.contains(because), "{sql}\n{error}");
+}
+
+/// Two tasks that are ready, on two VMs.
+async fn two(bench: &Bench) -> (String, String, String, String) {
+    let mut ids = Vec::new();
+    for project in ["p", "q"] {
+        ids.push(bench.ask(&bench.request(project)).await.view.id);
+    }
+    for id in &ids {
+        bench.turn_until(*id, TaskState::Ready, 5).await;
+    }
+    let vm = |row: &vm_service::db::tasks::TaskRow| row.view.vm.as_ref().unwrap().id.to_string();
+    let (a, b) = (bench.task(ids[0]).await, bench.task(ids[1]).await);
+    (ids[0].to_string(), ids[1].to_string(), vm(&a), vm(&b))
+}
+
+const VOLUME: &str = "insert into vms.volumes (id, project_id, cache_trust, architecture, store, engine_major, provider, place, created_at, last_used_at, due_at)
+    select gen_random_uuid(), 'p', 'trusted', 'x86_64', 'classic', 20, 'onhost', 'sim', now(), now(), now()";
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn two_tasks_cannot_have_one_vm(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    let (_, second, vm, _) = two(&bench).await;
+    refused(&pool, &format!("update vms.tasks set vm_id = '{vm}' where id = '{second}'"), "tasks_vm_id_key").await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_volume_is_on_one_vm_of_its_own_project(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    let (_, _, mine, other) = two(&bench).await;
+    for _ in 0..2 {
+        sqlx::query(VOLUME).execute(&pool).await.unwrap();
+    }
+    sqlx::query("update vms.volumes set state = 'available'").execute(&pool).await.unwrap();
+    let attach = |vm: &str| {
+        format!(
+            "update vms.volumes set state = 'attaching', vm_id = '{vm}' where id = (select min(id::text)::uuid from vms.volumes)"
+        )
+    };
+    refused(&pool, &attach(&other), "foreign key").await;
+    sqlx::query(AssertSqlSafe(attach(&mine))).execute(&pool).await.unwrap();
+    let all = format!("update vms.volumes set state = 'attaching', vm_id = '{mine}' where state = 'available'");
+    refused(&pool, &all, "volumes_one_per_vm").await;
+    refused(&pool, "update vms.volumes set cache_trust = 'untrusted' where state = 'attaching'", "foreign key").await;
+    let second_owner = format!("update vms.vms set project_id = 'q' where id = '{mine}'");
+    refused(&pool, &second_owner, "belongs to another project already").await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn illegal_moves_are_refused(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    two(&bench).await;
+    refused(&pool, "update vms.vms set state = 'available'", "may not move").await;
+    refused(&pool, "update vms.vms set state = 'terminated'", "may not move").await;
+    refused(&pool, "update vms.tasks set state = 'queued', vm_id = null", "may not move").await;
+    refused(&pool, "update vms.tasks set state = 'failed', ended_at = now()", "check constraint").await;
+    refused(
+        &pool,
+        &VOLUME.replace("due_at)", "due_at, state)").replace("now(), now(), now()", "now(), now(), now(), 'attached'"),
+        "may not",
+    )
+    .await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_insert_passes_a_limit_and_lowering_one_blocks_no_move(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    let (task, _, vm, _) = two(&bench).await;
+    bench.set(|settings| settings.limits.vms = Some(1)).await;
+    let copy = format!(
+        "insert into vms.vms (id, launch_id, executor, resource_class, origin, provider, place, absolute_end_at, created_at, due_at)
+         select gen_random_uuid(), launch_id, executor, resource_class, origin, provider, place, absolute_end_at, created_at, due_at
+         from vms.vms where id = '{vm}'"
+    );
+    refused(&pool, &copy, "limit reached: 1 VMs in all").await;
+    bench.db.release_task(task.parse().unwrap(), bench.now()).await.unwrap();
+    bench.turn(3).await;
+    assert_eq!(bench.sim.live().len(), 1, "the move to terminated was not in the way of the lower limit");
+    bench.set(|settings| settings.limits.volumes = Some(1)).await;
+    sqlx::query(VOLUME).execute(&pool).await.unwrap();
+    refused(&pool, VOLUME, "limit reached: 1 volumes").await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_project_has_no_more_vms_than_it_may(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    bench.set(|settings| settings.limits.vms_per_project = Some(1)).await;
+    let first = bench.ask(&bench.request("p")).await.view.id;
+    let second = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn(10).await;
+    assert_eq!((bench.state(first).await, bench.state(second).await), (TaskState::Ready, TaskState::Queued));
+    assert!(bench.timeline(second).await.contains(&"Project p has as many VMs as it may.".to_owned()));
+    bench.db.release_task(first, bench.now()).await.unwrap();
+    bench.turn_until(second, TaskState::Ready, 10).await;
+}
+
+/// The guide's runbook, on a live service, in its order.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn the_three_deletes_work(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    let (_, _, mine, _) = two(&bench).await;
+    sqlx::query(VOLUME).execute(&pool).await.unwrap();
+    sqlx::query("update vms.volumes set state = 'available'").execute(&pool).await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("update vms.volumes set state = 'attaching', vm_id = '{mine}'")))
+        .execute(&pool)
+        .await
+        .unwrap();
+    for table in ["tasks", "volumes", "vms"] {
+        sqlx::query(AssertSqlSafe(format!("delete from vms.{table}"))).execute(&pool).await.unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_second_migration_changes_nothing_and_a_newer_schema_is_refused(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    bench.db.migrate().await.unwrap();
+    bench.db.check_schema().await.unwrap();
+    let own: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations").fetch_one(&pool).await.unwrap();
+    for (ahead, fine) in [(1, true), (2, false)] {
+        sqlx::query("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values ($1, 'newer', true, '', 0)")
+            .bind(own + ahead)
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert_eq!(bench.db.check_schema().await.is_ok(), fine, "{ahead}");
+    }
+}

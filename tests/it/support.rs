@@ -1,0 +1,142 @@
+//! What tests stand on: a real database, a simulated world, a clock moved by hand, and a crank that turns the real loops.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
+use uuid::Uuid;
+use vm_service::clock::{Clock, HandClock};
+use vm_service::db::Db;
+use vm_service::db::settings::Versioned;
+use vm_service::db::tasks::{Ensured, NewTask, TaskRow};
+use vm_service::db::wake::Wake;
+use vm_service::domain::ids::{InstallationId, TaskId};
+use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::settings::{ProviderChoice, Settings};
+use vm_service::domain::task::{Executor, TaskRequest};
+use vm_service::loops::{self, Loop, World};
+use vm_service::provider::Provider as _;
+use vm_service::seal::Sealer;
+use vm_service::sim::Sim;
+
+/// A world in a test.
+pub(crate) struct Bench {
+    pub(crate) db: Db,
+    pub(crate) sim: Sim,
+    pub(crate) clock: HandClock,
+    pub(crate) world: World,
+    settings: watch::Sender<Versioned>,
+    next: Arc<AtomicU64>,
+}
+
+pub(crate) fn start() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_790_000_000, 0).unwrap()
+}
+
+impl Bench {
+    /// An empty world with the default settings and the simulated provider.
+    pub(crate) async fn new(pool: PgPool) -> Self {
+        let clock = HandClock::at(start());
+        let sim = Sim::new(clock.clone());
+        let db = Db { pool, wake: Wake::default() };
+        let (settings, follow) = watch::channel(Versioned { version: 0, settings: Settings::default() });
+        let next = Arc::new(AtomicU64::new(1));
+        let ids = next.clone();
+        let world = World {
+            db: db.clone(),
+            providers: vec![Arc::new(sim.clone())],
+            guest: Arc::new(sim.clone()),
+            sealer: Arc::new(Sealer::new([Sealer::fresh_key().unwrap().as_str()]).unwrap()),
+            clock: Arc::new(clock.clone()),
+            installation: InstallationId(Uuid::from_u128(42)),
+            settings: follow,
+            fresh_id: Arc::new(move || Uuid::from_u128(ids.fetch_add(1, Ordering::Relaxed).into())),
+        };
+        let bench = Self { db, sim, clock, world, settings, next };
+        bench.set(|settings| settings.provider = ProviderChoice::OnHost).await;
+        bench
+    }
+
+    /// Changes the live settings.
+    pub(crate) async fn set(&self, change: impl FnOnce(&mut Settings)) {
+        let mut newest = self.settings.borrow().clone();
+        change(&mut newest.settings);
+        newest.version += 1;
+        self.db.apply_limits(&newest.settings, self.sim.capacity()).await.unwrap();
+        self.settings.send_replace(newest);
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    pub(crate) fn request(&self, project: &str) -> TaskRequest {
+        TaskRequest {
+            executor: Executor::Machine,
+            project_id: project.to_owned(),
+            resource_class: "medium".to_owned(),
+            ssh_public_keys: Vec::new(),
+            max_run_seconds: None,
+            lease_seconds: None,
+            priority: 0,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Asks for a task as the principal `ci`.
+    pub(crate) async fn ask(&self, request: &TaskRequest) -> TaskRow {
+        let id = TaskId(Uuid::from_u128(u128::from(self.next.fetch_add(1, Ordering::Relaxed)) << 64));
+        let new = NewTask { id, principal: "ci", request, request_hash: b"hash", max_run_seconds: 3600 };
+        match self.db.ensure_task(&new, self.now()).await.unwrap() {
+            Ensured::Created(row) => *row,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn task(&self, id: TaskId) -> TaskRow {
+        self.db.find_task(id).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn state(&self, id: TaskId) -> TaskState {
+        self.task(id).await.view.state
+    }
+
+    /// One tick of one loop, and its acts one by one; errors are for the next tick to mend, as in life.
+    pub(crate) async fn tick(&self, work: &dyn Loop) {
+        let acts = work.tick(self.now(), 64).await.unwrap();
+        for act in acts {
+            if let Err(error) = act.run.await {
+                println!("{}: {error:#}", act.name);
+            }
+        }
+    }
+
+    /// Every loop once, `rounds` times, with a second between.
+    pub(crate) async fn turn(&self, rounds: usize) {
+        for _ in 0..rounds {
+            for work in loops::serve_loops(&self.world).into_iter().chain(loops::gc_loops(&self.world)) {
+                self.tick(work.as_ref()).await;
+            }
+            self.clock.advance(TimeDelta::seconds(1));
+        }
+    }
+
+    /// Turns until the task is there; fails after `rounds`.
+    pub(crate) async fn turn_until(&self, id: TaskId, state: TaskState, rounds: usize) {
+        for _ in 0..rounds {
+            if self.state(id).await == state {
+                return;
+            }
+            self.turn(1).await;
+        }
+        let timeline = self.timeline(id).await.join("\n");
+        panic!("task is {} and not {state} after {rounds} s:\n{timeline}", self.state(id).await);
+    }
+
+    pub(crate) async fn timeline(&self, id: TaskId) -> Vec<String> {
+        let filter = vm_service::db::events::EventFilter { task: Some(id), limit: 1000, ..Default::default() };
+        self.db.list_events(&filter).await.unwrap().into_iter().map(|event| event.message).collect()
+    }
+}
