@@ -55,7 +55,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// The API of a service whose configuration must be mended first: `/status` says what is wrong, everything else waits.
-pub(super) fn broken_router(problem: watch::Receiver<Option<String>>) -> Router {
+pub fn broken_router(problem: watch::Receiver<Option<String>>) -> Router {
     let told = problem.clone();
     let waits = move || async move {
         let sentence = told.borrow().clone();

@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// All header lines of one request.
@@ -129,32 +129,20 @@ impl Listener {
     }
 }
 
-/// Serves the API until `stop`, which is the state's too: it ends long polls and streams.
+/// Serves the API until the state's stop token.
 ///
 /// # Errors
 /// When the socket fails.
-pub async fn serve(listener: Listener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: Listener, state: AppState) -> io::Result<()> {
+    let stop = state.stop.clone();
     serve_router(listener, super::router(state), stop).await
 }
 
-/// Serves a service whose configuration must be mended first, until `until` is over: `/status` answers 500 with `sentence`.
+/// Serves any router until `stop`; for a service whose configuration must be mended first, that of [`super::broken_router`].
 ///
 /// # Errors
 /// When the socket fails.
-pub async fn serve_broken(listener: Listener, sentence: String, until: impl Future<Output = ()>) -> io::Result<()> {
-    tracing::error!(problem = sentence, "the configuration must be mended first");
-    let stop = CancellationToken::new();
-    let (_kept, problem) = watch::channel(Some(sentence));
-    let served = serve_router(listener, super::router::broken_router(problem), stop.clone());
-    tokio::pin!(served);
-    tokio::select! {
-        ended = &mut served => return ended,
-        () = until => stop.cancel(),
-    }
-    served.await
-}
-
-async fn serve_router(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve_router(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let Listener { socket, certificate, config, address } = listener;
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(socket)?.handle(handle.clone());

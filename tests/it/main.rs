@@ -1,5 +1,13 @@
 //! Every integration test, in one binary; `.ci/with-postgres` gives it a real Postgres.
 
+mod api;
+mod api_bad_input;
+mod api_operators;
+mod api_rights;
+mod api_sockets;
+mod api_support;
+mod api_tls;
+mod api_wait;
 mod constraints;
 mod lifecycle;
 mod onhost;
