@@ -169,10 +169,10 @@ pub struct HoldRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(skip)]
     pub until: Option<DateTime<Utc>>,
-    /// For how long from now, seconds, 60 to 2592000 (30 days).
+    /// For how long from now, seconds, 1 to 31622400 (366 days).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[garde(range(min = 60, max = 2_592_000))]
-    #[schema(minimum = 60, maximum = 2_592_000)]
+    #[garde(range(min = 1, max = 31_622_400))]
+    #[schema(minimum = 1, maximum = 31_622_400)]
     pub seconds: Option<u32>,
 }
 

@@ -34,4 +34,4 @@ mod tls;
 mod vm_hold;
 mod vms;
 
-pub use router::{broken_router, document, router};
+pub use router::{broken_router, document, enveloped, router};

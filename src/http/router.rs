@@ -45,7 +45,13 @@ pub fn router(state: AppState) -> Router {
     let (guarded, _) = guarded().split_for_parts();
     let guarded = guarded.route("/openapi.json", openapi).layer(middleware::from_fn_with_state(state.clone(), auth::demand_token));
     let (open, _) = health::open_routes().split_for_parts();
-    enveloped(guarded.merge(open).merge(docs::routes()), &state).with_state(state)
+    let router = guarded
+        .merge(open)
+        .merge(docs::routes())
+        .fallback(|| async { Problem::NotFound("There is nothing at this path: /docs shows what there is.".to_owned()) })
+        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .layer(DefaultBodyLimit::max(BODY_MAX));
+    enveloped(router, state.limits.request).with_state(state)
 }
 
 /// The API of a service whose configuration must be mended first: `/status` says what is wrong, everything else waits.
@@ -56,18 +62,11 @@ pub fn broken_router(problem: watch::Receiver<Option<String>>) -> Router {
         Problem::Configuration(sentence.unwrap_or_else(|| "The service is starting again: ask again soon.".to_owned()))
     };
     let router = Router::new().route("/status", get(move || async move { health::basic(&problem) })).fallback(waits);
-    around(router, Limits::default().request)
+    enveloped(router, Limits::default().request)
 }
 
-fn enveloped(router: Router<AppState>, state: &AppState) -> Router<AppState> {
-    let router = router
-        .fallback(|| async { Problem::NotFound("There is nothing at this path: /docs shows what there is.".to_owned()) })
-        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
-        .layer(DefaultBodyLimit::max(BODY_MAX));
-    around(router, state.limits.request)
-}
-
-fn around<S: Clone + Send + Sync + 'static>(router: Router<S>, longest: Duration) -> Router<S> {
+/// Any routes in the envelope: request id, log line, time limit, caught panics, problem documents.
+pub fn enveloped<S: Clone + Send + Sync + 'static>(router: Router<S>, longest: Duration) -> Router<S> {
     router.layer(
         ServiceBuilder::new()
             .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))

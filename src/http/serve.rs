@@ -121,6 +121,14 @@ pub async fn bind(config: &HttpConfig) -> Result<Listener, BindError> {
     Ok(Listener { socket, certificate, config: config.clone(), address })
 }
 
+impl Listener {
+    /// For people: `http://127.0.0.1:3001`.
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
 /// Serves the API until the state's stop token.
 ///
 /// # Errors
@@ -130,7 +138,7 @@ pub async fn serve(listener: Listener, state: AppState) -> io::Result<()> {
     serve_router(listener, super::router(state), stop).await
 }
 
-/// Serves any router until `stop`, for a service whose configuration must be mended first.
+/// Serves any router until `stop`; for a service whose configuration must be mended first, that of [`super::broken_router`].
 ///
 /// # Errors
 /// When the socket fails.

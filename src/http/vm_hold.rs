@@ -1,4 +1,4 @@
-//! Holds: an operator's "do not touch" on a VM, always with a reason and an end at most 30 days away.
+//! Holds: an operator's "do not touch" on a VM, always with a reason and an end at most a year away.
 //!
 //! Reads, writes: `db` (VMs). Not here: what a hold keeps others from (`db::release`).
 
@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 /// A hold keeps a machine running that may cost money: who wants more says so again.
-const LONGEST: TimeDelta = TimeDelta::days(30);
+const LONGEST: TimeDelta = TimeDelta::days(366);
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(put_hold, delete_hold))
@@ -69,7 +69,7 @@ fn end(request: &HoldRequest, now: DateTime<Utc>) -> Result<DateTime<Utc>, Probl
     match (request.until, request.seconds) {
         (None, Some(seconds)) => Ok(now + TimeDelta::seconds(seconds.into())),
         (Some(until), None) if until > now && until <= now + LONGEST => Ok(until),
-        (Some(_), None) => Err(Problem::field("until", "say a time in the future, at most 30 days away.")),
+        (Some(_), None) => Err(Problem::field("until", "say a time in the future, at most 366 days away.")),
         _ => Err(Problem::field("until", "say when the hold ends, by either \"until\" or \"seconds\".")),
     }
 }
