@@ -1,11 +1,20 @@
 //! Every integration test, in one binary; `.ci/with-postgres` gives it a real Postgres.
 
+mod api;
+mod api_bad_input;
+mod api_operators;
+mod api_rights;
+mod api_sockets;
+mod api_support;
+mod api_tls;
+mod api_wait;
 mod bad_start;
 mod cli;
 mod constraints;
 mod e2e;
 mod lifecycle;
 mod onhost;
+mod onhost_isolation;
 mod service;
 mod ssh_hostile;
 mod statements;

@@ -1,6 +1,6 @@
 //! One life of a real VM on this host, from its launch to nothing.
 //!
-//! Needs a built image (`ami/build-onhost`): `VM_SERVICE_TEST_IMAGES` names its folder, else `/var/tmp/vm-service-images/current`.
+//! Needs a built image (`ami/build-onhost`): `VM_SERVICE_IMAGES` names its folder, else `/var/tmp/vm-service-images/current`.
 //! Boots one VM, with a closed network: its packets never leave. Not here: the open network (`onhost_isolation`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
@@ -25,7 +25,7 @@ const BOOT: Duration = Duration::from_secs(240);
 
 pub(crate) fn images() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "where the image is differs from host to host")]
-    let named = std::env::var_os("VM_SERVICE_TEST_IMAGES");
+    let named = std::env::var_os("VM_SERVICE_IMAGES");
     named.map_or_else(|| "/var/tmp/vm-service-images/current".into(), Into::into)
 }
 
