@@ -57,6 +57,7 @@ async fn get(address: SocketAddr, trusted: &Pair, alpn: &'static str) -> Result<
             stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
             let mut head = [0; 9];
             stream.read_exact(&mut head)?;
+            assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
             return Ok(format!("frame {}", head[3]));
         }
         stream.write_all(b"GET /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
