@@ -117,11 +117,15 @@ impl Db {
 }
 
 /// A fitting free VM, unless a waiting task ranks before this one.
-pub(super) async fn pick_vm(connection: &mut PgConnection, request: &TaskRequest) -> Result<Option<VmId>, DbError> {
+pub(super) async fn pick_vm(
+    connection: &mut PgConnection,
+    request: &TaskRequest,
+    now: DateTime<Utc>,
+) -> Result<Option<VmId>, DbError> {
     let id = sqlx::query_scalar!(
         r#"-- tasks::pick_vm
            select v.id as "id: VmId" from vms.vms v
-           where v.state = 'available' and v.executor = $1 and v.resource_class = $2 and v.hold_until is null
+           where v.state = 'available' and v.executor = $1 and v.resource_class = $2 and (v.hold_until is null or v.hold_until <= $4)
              and (select count(*) from vms.tasks t
                   where t.state = 'queued' and t.executor = $1 and t.resource_class = $2 and t.priority >= $3) <= 1
            order by v.available_at
@@ -130,6 +134,7 @@ pub(super) async fn pick_vm(connection: &mut PgConnection, request: &TaskRequest
         request.executor.as_str(),
         request.resource_class,
         request.priority,
+        now,
     )
     .fetch_optional(connection)
     .await?;
@@ -155,7 +160,7 @@ async fn claim(connection: &mut PgConnection, task: TaskId, vm: VmId, now: DateT
          set state = 'assigned', assigned_at = $3, project_id = t.project_id, cache_trust = 'trusted', reason = null,
              deadline_at = null, due_at = $3, lease_token = v.lease_token + 1, lease_until = null
          from vms.tasks t
-         where v.id = $2 and v.state = 'available' and v.hold_until is null and t.id = $1 and t.state = 'queued'",
+         where v.id = $2 and v.state = 'available' and (v.hold_until is null or v.hold_until <= $3) and t.id = $1 and t.state = 'queued'",
         task.0,
         vm.0,
         now,

@@ -183,7 +183,7 @@ impl Db {
         let kind = "task.created";
         let message = format!("Asked for a {} VM of class {}.", new.request.executor, new.request.resource_class);
         events::insert(&mut tx, now, Event { kind, task: Some(new.id), vm: None, message }).await?;
-        if let Some(vm) = claims::pick_vm(&mut tx, new.request).await? {
+        if let Some(vm) = claims::pick_vm(&mut tx, new.request, now).await? {
             match claims::claim_in_savepoint(&mut tx, new.id, vm, now).await {
                 // Over the project's limit: the task waits.
                 Ok(()) | Err(DbError::LimitReached(_) | DbError::Conflict(_)) => {}

@@ -1,5 +1,7 @@
 //! Every integration test, in one binary; `.ci/with-postgres` gives it a real Postgres.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails, and says so")]
+
 mod api;
 mod api_bad_input;
 mod api_operators;
