@@ -74,3 +74,7 @@ stop_service() {
     kill "$SERVICE" 2>/dev/null || return 0
     wait "$SERVICE" 2>/dev/null || true
 }
+# is_up DATA: whether the process that `make up` noted is still the service of that folder (its number may be another's by now).
+is_up() {
+    [[ -e $1.pid ]] && tr '\0' ' ' <"/proc/$(<"$1.pid")/cmdline" 2>/dev/null | grep -qF -- "up --data $1 "
+}

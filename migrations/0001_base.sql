@@ -135,7 +135,8 @@ create table vms.tasks (
     check (state <> 'queued' or vm_id is null),
     check ((failure_code is not null) = (state in ('failed', 'expired'))),
     check ((ended_at is not null) = (state in ('released', 'failed', 'expired', 'cancelled'))),
-    foreign key (vm_id, executor, resource_class) references vms.vms (id, executor, resource_class)
+    -- Cascades, so that the runbook's third delete passes whatever was claimed since its first.
+    foreign key (vm_id, executor, resource_class) references vms.vms (id, executor, resource_class) on delete cascade
 );
 create index tasks_queue on vms.tasks (priority desc, created_at, id) where state = 'queued';
 create index tasks_open on vms.tasks (due_at) where state in ('preparing', 'ready');
@@ -166,7 +167,7 @@ create table vms.volumes (
     check ((hold_reason is null) = (hold_until is null)),
     check ((vm_id is not null) = (state in ('attaching', 'attached', 'detaching'))),
     -- A volume is only ever on a VM that works for its own project and trust.
-    foreign key (vm_id, project_id, cache_trust) references vms.vms (id, project_id, cache_trust)
+    foreign key (vm_id, project_id, cache_trust) references vms.vms (id, project_id, cache_trust) on delete cascade
 );
 create unique index volumes_one_per_vm on vms.volumes (vm_id) where vm_id is not null;
 

@@ -1,7 +1,7 @@
 //! The embedded Postgres of `up`: the distribution's own server, on a socket that only its user may reach, with its data in one
 //! folder. It outlives a killed service and is then adopted; a clean stop stops it.
 //!
-//! Reads, writes: `DATA/postgres/` (`data`, `password`), `DATA/run` (the socket). Calls: `postgresql_embedded`.
+//! Reads, writes: `DATA/postgres/` (`data`, `password`, `complete`), `DATA/run` (the socket). Calls: `postgresql_embedded`.
 
 use crate::db::connect::Server;
 use crate::domain::secret::Secret;
@@ -44,8 +44,14 @@ impl Embedded {
         }
         let password = ensure_password(&folder.join("password"))?;
         let bin = find_installation(&folder.join("data"))?;
+        let complete = folder.join("complete");
+        if folder.join("data").exists() && !complete.exists() {
+            // A first start that was cut off: nothing was ever kept in it.
+            std::fs::remove_dir_all(folder.join("data")).context("clearing a half-made data folder of Postgres")?;
+        }
         let mut server = PostgreSQL::new(settings(&folder, &sockets, bin, &password));
         server.setup().await.context("making the embedded Postgres' data folder")?;
+        write_private(&complete, b"")?;
         let address = Server::Socket { folder: sockets, port: PORT, user: USER.to_owned(), password };
         if !answers(&address).await {
             server.start().await.with_context(|| format!("starting Postgres; its log is {}/data/start.log", folder.display()))?;

@@ -104,7 +104,9 @@ pub fn main() -> ExitCode {
     if let Command::Up(up) = &arguments.command
         && service_user::is_root()
     {
-        return failed(&service_user::continue_as_service_user(&up.data_folder()));
+        let images = Config::read(&Sources::of_process(&arguments.config, "vm-service")).ok().and_then(|config| config.images);
+        let images = images.unwrap_or_else(|| config::default_images(true));
+        return failed(&service_user::continue_as_service_user(&up.data_folder(), &images));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

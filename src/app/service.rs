@@ -45,7 +45,6 @@ pub(super) struct Service {
     problem: watch::Receiver<Option<String>>,
     clock: Arc<ServiceClock>,
     server: Server,
-    stop: CancellationToken,
 }
 
 /// What a service is made of.
@@ -72,8 +71,10 @@ impl Service {
         let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed });
         let (problem_out, problem) = watch::channel(None);
         let take = TakeSettings { db: parts.db.clone(), providers: parts.providers.clone(), settings, problem: problem_out };
-        let newest = parts.db.find_settings().await?.unwrap_or_else(|| follow.borrow().clone());
-        take.take(newest).await?;
+        // The seed first: saved settings that this binary cannot read are told by the tick, and mended over the API.
+        let seed = follow.borrow().clone();
+        take.take(seed).await?;
+        take.tick(clock.now(), 0).await?;
         let world = World {
             db: parts.db,
             providers: parts.providers,
@@ -84,12 +85,16 @@ impl Service {
             settings: follow,
             fresh_id: Arc::new(Uuid::now_v7),
         };
-        Ok(Self { world, take, problem, clock, server: parts.server, stop: CancellationToken::new() })
+        Ok(Self { world, take, problem, clock, server: parts.server })
     }
 
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
-    pub(super) async fn run(self, mut loops: Vec<Arc<dyn Loop>>, listener: Option<Listener>) -> anyhow::Result<()> {
-        let stop = self.stop.clone();
+    pub(super) async fn run(
+        self,
+        mut loops: Vec<Arc<dyn Loop>>,
+        listener: Option<Listener>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let clock = self.clock.clone();
         let state = AppState::new(
             self.world.db.clone(),
@@ -105,7 +110,6 @@ impl Service {
         let wake = &self.world.db.wake;
         let woken = tokio::spawn(wake.clone().run(self.server.options(), stop.clone()));
         let measured = tokio::spawn(keep_measuring(self.world.db.clone(), self.clock.clone(), stop.clone()));
-        let told = tokio::spawn(until_told(stop.clone()));
         let serving = async {
             match listener {
                 Some(listener) => http::serve::serve(listener, state).await.context("serving the API"),
@@ -116,44 +120,63 @@ impl Service {
         let (served, ()) = tokio::join!(serving, timers::run(loops, self.clock.clone(), wake, &crons, stop.clone()));
         stop.cancel();
         crons.stop().await;
-        for task in [woken, measured, told] {
+        for task in [woken, measured] {
             task.await.context("a task of the service panicked")?;
         }
         served
     }
 }
 
-/// `vm-service serve`.
+/// `vm-service serve`: listens at once, and says in its status what it waits for or what must be mended.
 pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, ConfigError>) -> anyhow::Result<()> {
-    let listener = bind(&arguments.listen).await?;
-    let config = match config {
-        Ok(config) => config,
-        Err(error) => return serve_broken(listener, error.to_string()).await,
+    let told = on_signal();
+    let waiting = bind(&arguments.listen).await?;
+    let at = waiting.address;
+    let started = async {
+        match config {
+            Ok(config) => Ok(Service::new(parts(&arguments.role, &config).await?).await?),
+            Err(error) => Err(error.into()),
+        }
     };
-    let parts = match parts(&arguments.role, &config).await {
-        Ok(parts) => parts,
-        Err(error) => return serve_broken(listener, format!("{error:#}")).await,
-    };
-    let service = Service::new(parts).await?;
+    let Some(service) = told.run_until_cancelled(while_answering(waiting, started, &told)).await else { return Ok(()) };
     let loops = loops::serve_loops(&service.world);
-    service.run(loops, Some(listener)).await
+    let listener = bind(&ListenArguments { listen: at, ..arguments.listen }).await?;
+    service.run(loops, Some(listener), told).await
 }
 
-/// Answers `/status` with what is wrong until it is mended and the service is started again.
-async fn serve_broken(listener: Listener, problem: String) -> anyhow::Result<()> {
-    tracing::error!(problem, "the configuration must be mended");
-    let (_told, problem) = watch::channel(Some(problem));
-    let stop = CancellationToken::new();
-    let told = tokio::spawn(until_told(stop.clone()));
-    http::serve::serve_router(listener, http::broken_router(problem), stop).await.context("serving the API")?;
-    told.await.context("waiting for a signal")
+/// Answers `/status` with what is awaited, then with what is wrong; returns once the service has started.
+async fn while_answering(
+    listener: Listener,
+    started: impl Future<Output = anyhow::Result<Service>>,
+    told: &CancellationToken,
+) -> Service {
+    let (say, problem) =
+        watch::channel(Some("The service waits for its database and schema: start Postgres, run `vm-service migrate`.".to_owned()));
+    let answered = told.child_token();
+    let answering = tokio::spawn(http::serve::serve_router(listener, http::broken_router(problem), answered.clone()));
+    let service = match started.await {
+        Ok(service) => service,
+        Err(error) => {
+            let sentence = format!("{error:#}");
+            tracing::error!(problem = sentence, "the configuration must be mended");
+            say.send_replace(Some(sentence));
+            std::future::pending().await
+        }
+    };
+    answered.cancel();
+    if let Ok(Err(error)) = answering.await {
+        tracing::warn!(%error, "answering while starting");
+    }
+    service
 }
 
 /// `vm-service gc`.
 pub(super) async fn gc(arguments: &RoleArguments, config: &Config) -> anyhow::Result<()> {
-    let service = Service::new(parts(arguments, config).await?).await?;
+    let told = on_signal();
+    let Some(parts) = told.run_until_cancelled(parts(arguments, config)).await else { return Ok(()) };
+    let service = Service::new(parts?).await?;
     let loops = loops::gc_loops(&service.world);
-    service.run(loops, None).await
+    service.run(loops, None, told).await
 }
 
 async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {
@@ -204,10 +227,7 @@ async fn wait_for_schema(db: &Db) -> anyhow::Result<()> {
                     tracing::warn!(%error, "waiting for the database");
                     told = true;
                 }
-                tokio::select! {
-                    () = tokio::time::sleep(SCHEMA_EVERY) => {}
-                    () = signalled() => anyhow::bail!("stopped while waiting for the database"),
-                }
+                tokio::time::sleep(SCHEMA_EVERY).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -228,23 +248,24 @@ async fn keep_measuring(db: Db, clock: Arc<ServiceClock>, stop: CancellationToke
     }
 }
 
-async fn until_told(stop: CancellationToken) {
-    if stop.run_until_cancelled(signalled()).await.is_some() {
+/// Cancelled at SIGTERM or SIGINT.
+pub(super) fn on_signal() -> CancellationToken {
+    let told = CancellationToken::new();
+    let tell = told.clone();
+    tokio::spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            tracing::error!("signals cannot be caught; the service ends only by being killed");
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
         tracing::info!("stopping; VMs live on");
         say(sd_notify::NotifyState::Stopping);
-        stop.cancel();
-    }
-}
-
-/// Ends at SIGTERM or SIGINT.
-pub(super) async fn signalled() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+        tell.cancel();
+    });
+    told
 }
 
 /// Tells systemd; without it nothing happens.

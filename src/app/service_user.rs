@@ -1,8 +1,9 @@
 //! Root starts the service, but does not run it: `up` continues as the user `vm-service` before anything listens, forks or writes,
 //! with one right left, to bind the standard ports below 1024.
 //!
-//! Reads: `/proc/self`, `/etc/passwd`. Writes: the user, the data folder's owner, `DATA/bin/vm-service` (root's home may be closed
-//! to that user). Calls: `useradd`, `chown`, `setpriv`.
+//! Reads: `/proc/self`, `/etc/passwd`. Writes: the user, the data folder, `DATA/bin/vm-service` (root's home may be closed to that
+//! user). The folder is root's, with the sticky bit: that user makes its own files in it and cannot touch `bin`, so that root never
+//! follows a link or starts a program of that user's making. Calls: `useradd`, `chown`, `setpriv`.
 
 use anyhow::{Context as _, bail};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -18,18 +19,23 @@ pub(super) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
-/// Becomes the service user and starts this program again with the same arguments; returns only an error.
-pub(super) fn continue_as_service_user(data: &Path) -> anyhow::Error {
+/// Becomes the service user and starts this program again over the same data folder; returns only an error.
+pub(super) fn continue_as_service_user(data: &Path, images: &Path) -> anyhow::Error {
     match prepare(data) {
         Ok(program) => {
-            let error = Command::new("setpriv")
+            let mut command = Command::new("setpriv");
+            command
                 .args(["--reuid", USER, "--regid", USER, "--init-groups", "--no-new-privs"])
                 .args(["--inh-caps", "-all,+net_bind_service", "--ambient-caps", "-all,+net_bind_service"])
                 .args(["--bounding-set", "-all,+net_bind_service"])
                 .arg(program)
                 .args(std::env::args_os().skip(1))
-                .exec();
-            anyhow::Error::new(error).context("starting setpriv (package util-linux)")
+                .env("HOME", data)
+                .env("VM_SERVICE_DATA", data)
+                .env("VM_SERVICE_IMAGES", images)
+                .env_remove("XDG_DATA_HOME")
+                .env_remove("XDG_CACHE_HOME");
+            anyhow::Error::new(command.exec()).context("starting setpriv (package util-linux)")
         }
         Err(error) => error,
     }
@@ -37,13 +43,25 @@ pub(super) fn continue_as_service_user(data: &Path) -> anyhow::Error {
 
 fn prepare(data: &Path) -> anyhow::Result<PathBuf> {
     ensure_user()?;
-    std::fs::create_dir_all(data.join("bin")).with_context(|| {
+    std::fs::create_dir_all(data).with_context(|| {
         format!("cannot make the folder {}: choose a data folder that root may write, with --data", data.display())
     })?;
-    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o711))?;
-    run(Command::new("chown").arg(format!("{USER}:{USER}")).arg(data))?;
-    let program = data.join("bin/vm-service");
-    let fresh = data.join("bin/.vm-service.new");
+    let bin = data.join("bin");
+    if let Err(error) = std::fs::create_dir(&bin)
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(error).with_context(|| format!("making {}", bin.display()));
+    }
+    for folder in [data, &bin] {
+        let found = std::fs::symlink_metadata(folder)?;
+        if !found.is_dir() || found.uid() != 0 {
+            bail!("{} is not a folder of root's: choose another data folder with --data", folder.display());
+        }
+    }
+    run(Command::new("chown").arg(format!("root:{USER}")).arg(data))?;
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o1775))?;
+    let program = bin.join("vm-service");
+    let fresh = bin.join(".vm-service.new");
     std::fs::copy("/proc/self/exe", &fresh).context("copying the program into the data folder")?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
     std::fs::rename(&fresh, &program)?;

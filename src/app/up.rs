@@ -1,6 +1,6 @@
 //! `vm-service up`: everything in one process over one data folder, with nothing to configure.
 //!
-//! Reads, writes: `DATA/` (`lock`, `sealing.key`, `operator.token`, `postgres/`, `run/`, `onhost/`). Calls: `embedded`, `service`.
+//! Reads, writes: `DATA/` (`lock`, `host`, `sealing.key`, `operator.token`, `postgres/`, `run/`, `onhost/`). Calls: `embedded`, `service`.
 
 use super::embedded::{Embedded, private_folder, write_private};
 use super::service::{self, Parts, Service};
@@ -13,6 +13,7 @@ use crate::domain::access::{Caller, Role};
 use crate::domain::ids::InstallationId;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{ProviderChoice, Settings, VmNetwork};
+use crate::http::serve::Listener;
 use crate::seal::Sealer;
 use crate::{admin, loops};
 use anyhow::{Context as _, bail};
@@ -20,15 +21,18 @@ use clap::Args;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// The file of the operator's token, in the data folder.
+const TOKEN: &str = "operator.token";
 /// Connections of the one process.
 const POOL: u32 = 16;
 
 #[derive(Args)]
 pub(super) struct UpArguments {
     /// Everything is kept here; default: a folder of the user's, for root `/var/lib/vm-service`.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "VM_SERVICE_DATA")]
     data: Option<PathBuf>,
     /// What the VMs can reach, as long as no settings are saved: open or closed.
     #[arg(long, value_name = "NETWORK", default_value = "open", value_parser = network)]
@@ -54,7 +58,7 @@ impl UpArguments {
 
 /// Where `up` leaves the operator's token when no data folder is named.
 pub(super) fn default_token_file() -> PathBuf {
-    config::default_data_folder(service_user::is_root()).join("operator.token")
+    config::default_data_folder(service_user::is_root()).join(TOKEN)
 }
 
 /// Runs until a signal.
@@ -64,6 +68,8 @@ pub(super) async fn up(arguments: UpArguments, config: &Config) -> anyhow::Resul
     let data = data.canonicalize().context("finding the data folder")?;
     let _lock = lock(&data)?;
     let listener = service::bind(&arguments.listen).await?;
+    // From here on a signal ends what was begun, Postgres too.
+    let told = service::on_signal();
     let embedded = match server(config) {
         Some(_) => None,
         None => Some(Embedded::start(&data).await?),
@@ -72,7 +78,7 @@ pub(super) async fn up(arguments: UpArguments, config: &Config) -> anyhow::Resul
         Some(embedded) => embedded.address.clone(),
         None => server(config).context("an external Postgres is configured")?,
     };
-    let done = run(&arguments, config, &data, address, listener).await;
+    let done = run(&arguments, config, &data, address, listener, told).await;
     if let Some(embedded) = embedded {
         embedded.stop().await?;
     }
@@ -84,8 +90,19 @@ async fn run(
     config: &Config,
     data: &Path,
     server: Server,
-    listener: crate::http::serve::Listener,
+    listener: Listener,
+    told: CancellationToken,
 ) -> anyhow::Result<()> {
+    let url = listener.url();
+    let Some(service) = told.run_until_cancelled(start(arguments, config, data, server)).await else { return Ok(()) };
+    let service = service?;
+    tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
+    let mut all = loops::serve_loops(&service.world);
+    all.extend(loops::gc_loops(&service.world));
+    service.run(all, Some(listener), told).await
+}
+
+async fn start(arguments: &UpArguments, config: &Config, data: &Path, server: Server) -> anyhow::Result<Service> {
     ensure_database(&server.options())
         .await
         .context("looking for the database; is Postgres running, and are host, user and password right?")?;
@@ -94,20 +111,24 @@ async fn run(
     let sealer = Arc::new(ensure_sealer(data, config)?);
     let now = ServiceClock::new().now();
     let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), now).await?;
-    let token = ensure_operator_token(data, &db, &sealer).await?;
-    let provider = service::on_host(data, config.images.clone(), config.host.clone(), installation).await?;
+    ensure_operator_token(data, &db, &sealer).await?;
+    let host = ensure_host(data, &config.host)?;
+    let provider = service::on_host(data, config.images.clone(), host, installation).await?;
     let seed = config.settings_seed.clone().unwrap_or_else(|| {
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
         settings.on_host.network = arguments.network;
         settings
     });
-    let service = Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await?;
-    let scheme = if arguments.listen.tls_cert.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", listener.address);
-    tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %token.display(), "up");
-    let mut all = loops::serve_loops(&service.world);
-    all.extend(loops::gc_loops(&service.world));
-    service.run(all, Some(listener)).await
+    Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await
+}
+
+/// The name of this host at the first start: rows of its VMs carry it, so a host that is renamed keeps them.
+fn ensure_host(data: &Path, name: &str) -> anyhow::Result<String> {
+    let file = data.join("host");
+    if !file.exists() {
+        write_private(&file, name.as_bytes())?;
+    }
+    std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
 }
 
 /// Holds the data folder for this process.
@@ -140,15 +161,14 @@ fn ensure_sealer(data: &Path, config: &Config) -> anyhow::Result<Sealer> {
 }
 
 /// The operator's token is in its file and known to the database; a lost file or a lost database gives a new one.
-async fn ensure_operator_token(data: &Path, db: &Db, sealer: &Sealer) -> anyhow::Result<PathBuf> {
-    let file = data.join("operator.token");
+async fn ensure_operator_token(data: &Path, db: &Db, sealer: &Sealer) -> anyhow::Result<()> {
+    let file = data.join(TOKEN);
     if let Ok(token) = std::fs::read_to_string(&file)
         && db.find_caller(&sealer.token_hashes(token.trim())).await?.is_some()
     {
-        return Ok(file);
+        return Ok(());
     }
     let caller = Caller { principal: "operator".to_owned(), role: Role::Operator };
     let token = admin::tokens::create(db, sealer, &caller, ServiceClock::new().now()).await?;
-    write_private(&file, token.expose().as_bytes())?;
-    Ok(file)
+    write_private(&file, token.expose().as_bytes())
 }

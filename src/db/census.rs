@@ -32,11 +32,12 @@ impl Db {
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn supply(&self) -> Result<BTreeMap<(Executor, String), Supply>, DbError> {
+    pub async fn supply(&self, now: DateTime<Utc>) -> Result<BTreeMap<(Executor, String), Supply>, DbError> {
         let rows = sqlx::query!(
             r#"-- census::supply
                select v.executor as "executor: Executor", v.resource_class,
-                      count(*) filter (where v.state in ('requested', 'launching', 'booting')) as "in_flight!",
+                      count(*) filter (where v.state in ('requested', 'launching', 'booting')
+                                         and (v.hold_until is null or v.hold_until <= $1)) as "in_flight!",
                       count(*) filter (where v.state <> 'terminated') as "live!",
                       count(*) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as "failures!",
                       max(v.start_failed_at) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as last_failure_at
@@ -45,7 +46,8 @@ impl Db {
                           from vms.vms group by executor, resource_class) s
                    on s.executor = v.executor and s.resource_class = v.resource_class
                where v.state <> 'terminated' or v.start_failed_at is not null
-               group by v.executor, v.resource_class"#
+               group by v.executor, v.resource_class"#,
+            now
         )
         .fetch_all(&self.pool)
         .await?;
@@ -140,6 +142,21 @@ impl Db {
         .await?;
         let free = free.into_iter().map(|row| (row.launch, u32::try_from(row.count).unwrap_or(u32::MAX))).collect();
         Ok((free, open.into_iter().collect()))
+    }
+
+    /// Every machine that a row is bound to, of any provider and place: what is named here is nobody's orphan, even when this
+    /// host has another name than it had.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_bound_machines(&self) -> Result<BTreeSet<String>, DbError> {
+        let ids = sqlx::query_scalar!(
+            r#"-- census::list_bound_machines
+               select provider_id as "provider_id!" from vms.vms where provider_id is not null and state <> 'terminated'"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(ids.into_iter().collect())
     }
 
     /// Notes which VMs a complete list did not show, and which it shows again.

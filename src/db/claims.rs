@@ -40,13 +40,14 @@ impl Db {
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn lease_preparing(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Preparing>, DbError> {
+    pub async fn lease_preparing(&self, place: (&str, &str), now: DateTime<Utc>, limit: i64) -> Result<Vec<Preparing>, DbError> {
         let rows = sqlx::query!(
             r#"-- tasks::lease_preparing
                with due as (
-                   select id from vms.tasks
-                   where state = 'preparing' and due_at <= $1 and (lease_until is null or lease_until <= $1)
-                   order by due_at limit $2 for update skip locked
+                   select q.id from vms.tasks q join vms.vms m on m.id = q.vm_id
+                   where q.state = 'preparing' and q.due_at <= $1 and (q.lease_until is null or q.lease_until <= $1)
+                     and m.provider = $4 and m.place = $5
+                   order by q.due_at limit $2 for update of q skip locked
                )
                update vms.tasks t set lease_token = t.lease_token + 1, lease_until = $1::timestamptz + make_interval(secs => $3)
                from due, vms.vms v
@@ -56,6 +57,8 @@ impl Db {
             now,
             limit,
             LEASE_SECONDS,
+            place.0,
+            place.1,
         )
         .fetch_all(&self.pool)
         .await?;

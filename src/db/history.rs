@@ -52,7 +52,8 @@ impl Db {
                         'failure', case when t.failure_code is not null then jsonb_build_object(
                             'code', t.failure_code, 'detail', t.failure_detail) end),
                     t.ended_at
-             from gone t left join vms.vms v on v.id = t.vm_id",
+             from gone t left join vms.vms v on v.id = t.vm_id
+             on conflict (kind, id) do nothing",
             before,
             BATCH,
         )
@@ -70,7 +71,8 @@ impl Db {
                  returning *
              )
              insert into vms.history (kind, id, body, ended_at)
-             select 'vm', g.id, to_jsonb(g) - 'identity_sealed', g.terminated_at from gone g",
+             select 'vm', g.id, to_jsonb(g) - 'identity_sealed', g.terminated_at from gone g
+             on conflict (kind, id) do nothing",
             before,
             BATCH,
         )

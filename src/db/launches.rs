@@ -79,7 +79,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("-- launches::insert_launch (lock)\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
         if new.origin == Origin::OnDemand {
-            let unserved = unserved(&mut tx, new.executor, &new.resource_class).await?;
+            let unserved = unserved(&mut tx, new.executor, &new.resource_class, now).await?;
             if unserved < i64::try_from(new.vms.len()).unwrap_or(i64::MAX) {
                 return Err(DbError::Conflict("nobody waits for this launch any more".to_owned()));
             }
@@ -180,9 +180,10 @@ impl Db {
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn is_launch_needed(&self, launch: &LeasedLaunch) -> Result<bool, DbError> {
+    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut connection = self.pool.acquire().await?;
-        Ok(launch.origin == Origin::Preallocated || unserved(&mut connection, launch.executor, &launch.resource_class).await? >= 0)
+        Ok(launch.origin == Origin::Preallocated
+            || unserved(&mut connection, launch.executor, &launch.resource_class, now).await? >= 0)
     }
 
     /// Notes that the call goes out next: from here on machines may exist.
@@ -330,14 +331,16 @@ impl Db {
 }
 
 /// Waiting tasks of a kind less the VMs that are free or on their way for them.
-async fn unserved(connection: &mut PgConnection, executor: Executor, class: &str) -> Result<i64, DbError> {
+async fn unserved(connection: &mut PgConnection, executor: Executor, class: &str, now: DateTime<Utc>) -> Result<i64, DbError> {
     let count = sqlx::query_scalar!(
         r#"-- launches::unserved
            select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2)
                 - (select count(*) from vms.vms
-                   where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2) as "count!""#,
+                   where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2
+                     and (hold_until is null or hold_until <= $3)) as "count!""#,
         executor.as_str(),
         class,
+        now,
     )
     .fetch_one(connection)
     .await?;

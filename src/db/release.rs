@@ -17,8 +17,13 @@ pub enum Evidence {
         /// Fencing token.
         lease: i64,
     },
-    /// It could not be made fit for its task.
-    Unfit,
+    /// It could not be made fit for its task, says the holder of the lease on that task.
+    Unfit {
+        /// The task.
+        task: TaskId,
+        /// Fencing token.
+        lease: i64,
+    },
     /// Its machine is dead or gone.
     MachineDead,
 }
@@ -165,7 +170,7 @@ impl Db {
                from vms.vms v
                where v.state not in ('requested', 'terminating', 'terminated') and (v.hold_until is null or v.hold_until <= $1)
                  and not exists (select from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready'))
-                 and (v.absolute_end_at <= $1 or v.state in ('assigned', 'draining')
+                 and (v.absolute_end_at <= $1 or v.state in ('assigned', 'draining', 'quarantined')
                       -- Who waits for a boot ends it at the deadline, with its console; this is for the case that nobody does.
                       or v.deadline_at <= $1::timestamptz - case when v.state in ('launching', 'booting') then interval '30 s' else interval '0' end)
                limit 500"#,
@@ -179,6 +184,7 @@ impl Db {
                 (_, true, "available") => "it waited too long for a job",
                 (_, true, _) => "it did not start in time",
                 (_, _, "draining") => "it is not needed any more",
+                (_, _, "quarantined") => "its hold is over",
                 _ => "the job is over",
             };
             let failed_start = row.stuck && matches!(row.state.as_str(), "launching" | "booting");
@@ -200,6 +206,7 @@ impl Db {
     /// See [`DbError`].
     pub async fn terminate_vms(&self, vms: &[VmId], failure: &Failure, now: DateTime<Utc>) -> Result<Vec<VmId>, DbError> {
         let mut tx = self.pool.begin().await?;
+        lock_tasks_of(&mut tx, vms).await?;
         let ended = end_vms(&mut tx, vms, &failure.detail, now).await?;
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
         tx.commit().await?;
@@ -220,6 +227,19 @@ impl Db {
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
         let mut tx = self.pool.begin().await?;
+        lock_tasks_of(&mut tx, &[vm]).await?;
+        if let Evidence::Unfit { task, lease } = evidence {
+            sqlx::query!(
+                "-- release::give_up_vm (fence)
+                 select id from vms.tasks where id = $1 and lease_token = $2 and state = 'preparing' and vm_id = $3",
+                task.0,
+                lease,
+                vm.0
+            )
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or(DbError::LostLease)?;
+        }
         let row = sqlx::query!(
             "-- release::give_up_vm (lock)
              select lease_token, available_at is null as \"not_started!\" from vms.vms
@@ -250,7 +270,7 @@ impl Db {
         if ended.is_empty() {
             quarantine(&mut tx, vm, &failure.detail).await?;
         }
-        if row.not_started || evidence == Evidence::Unfit {
+        if row.not_started || matches!(evidence, Evidence::Unfit { .. }) {
             mark_failed_start(&mut tx, vm, now).await?;
         }
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
@@ -258,6 +278,20 @@ impl Db {
         self.wake.send();
         Ok(())
     }
+}
+
+/// Locks the open tasks of these VMs. Everyone who ends both locks tasks before VMs; in the other order two could wait for each
+/// other.
+async fn lock_tasks_of(connection: &mut PgConnection, vms: &[VmId]) -> Result<(), DbError> {
+    let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+    sqlx::query!(
+        "-- release::lock_tasks_of
+         select id from vms.tasks where vm_id = any($1) and state in ('preparing', 'ready') order by id for update",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
 }
 
 async fn quarantine(connection: &mut PgConnection, vm: VmId, reason: &str) -> Result<(), DbError> {

@@ -15,6 +15,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
+/// Waiting tasks of one project and kind that are looked at together: a blocked project does not hide the others behind it.
+const PER_PROJECT: i64 = 50;
+
 /// A task to be made.
 #[derive(Clone, Debug)]
 pub struct NewTask<'a> {
@@ -169,12 +172,14 @@ impl Db {
     pub async fn ensure_task(&self, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Ensured, DbError> {
         let mut tx = self.pool.begin().await?;
         let inserted = insert(&mut tx, new, now).await?;
-        if !inserted {
-            let found = match find(&mut tx, new.id).await? {
+        // Looked up after the insert: it may have waited for the move of this very task into the history.
+        let ended = history::find_task(&mut tx, new.id).await?;
+        if !inserted || ended.is_some() {
+            let found = match ended {
                 Some(row) => Some(row),
-                None => history::find_task(&mut tx, new.id).await?,
+                None => find(&mut tx, new.id).await?,
             };
-            tx.commit().await?;
+            tx.rollback().await?;
             return Ok(match found {
                 Some(row) if row.principal == new.principal && row.request_hash == new.request_hash => Ensured::Same(Box::new(row)),
                 _ => Ensured::Taken,
@@ -247,18 +252,33 @@ impl Db {
         let rows = sqlx::query_as!(
             Waiting,
             r#"-- tasks::list_waiting
-               select t.id as "id: TaskId", t.executor as "executor: Executor", t.resource_class, t.project_id,
-                      (select count(*) from vms.vms v
-                       where v.executor = t.executor and v.resource_class = t.resource_class
-                         and v.start_failed_at >= t.created_at) as "failed_starts!",
-                      (select v.reason from vms.vms v
-                       where v.executor = t.executor and v.resource_class = t.resource_class and v.start_failed_at >= t.created_at
-                       order by v.start_failed_at desc limit 1) as last_failure
-               from vms.tasks t
-               where t.state = 'queued'
+               with ranked as (
+                   select id, executor, resource_class, project_id, priority, created_at,
+                          row_number() over (partition by executor, resource_class, project_id
+                                             order by priority desc, created_at, id) as rank
+                   from vms.tasks where state = 'queued'
+               ), failures as (
+                   select v.executor, v.resource_class, v.start_failed_at, v.reason
+                   from vms.vms v
+                   where v.start_failed_at > coalesce(
+                       (select max(s.available_at) from vms.vms s
+                        where s.executor = v.executor and s.resource_class = v.resource_class), '-infinity')
+               )
+               select t.id as "id!: TaskId", t.executor as "executor!: Executor", t.resource_class as "resource_class!",
+                      t.project_id as "project_id!",
+                      (select count(*) from failures f
+                       where f.executor = t.executor and f.resource_class = t.resource_class
+                         and f.start_failed_at >= t.created_at) as "failed_starts!",
+                      (select f.reason from failures f
+                       where f.executor = t.executor and f.resource_class = t.resource_class
+                         and f.start_failed_at >= t.created_at
+                       order by f.start_failed_at desc limit 1) as last_failure
+               from ranked t
+               where t.rank <= $2
                order by t.priority desc, t.created_at, t.id
                limit $1"#,
-            limit
+            limit,
+            PER_PROJECT,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -49,7 +49,7 @@ impl Loop for Assign {
             settings: &settings,
             waiting,
             available,
-            supply: world.db.supply().await?,
+            supply: world.db.supply(now).await?,
             at_work: world.db.at_work().await?,
             room,
             max_batch: provider.map_or(1, |p| p.max_batch()),

@@ -48,34 +48,59 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
         machines: seen(&listing),
         complete: listing.complete,
         bound: db.list_bound(place).await?,
+        bound_anywhere: db.list_bound_machines().await?,
         free_rows,
         open_launches,
         orphans: db.list_orphans(place).await?,
     };
     let decision = plan_gc(&snapshot, now);
     for (launch, machine) in &decision.adopt {
-        db.bind_machine(*launch, machine, now).await?;
+        told(db.bind_machine(*launch, machine, now).await.map_err(anyhow::Error::from), machine);
     }
     for vm in decision.dead {
-        give_up(world, provider, vm, &snapshot, now).await?;
+        told(give_up(world, provider, vm, &snapshot, now).await, &vm.to_string());
     }
     db.note_missing(&decision.missing, &decision.seen_again, now).await?;
     for (vm, machine) in decision.lost {
-        let found = provider.find_machine(&machine).await?;
-        if found.is_none_or(|m| m.state == MachineState::Terminated) {
-            give_up(world, provider, vm, &snapshot, now).await?;
-        }
+        told(give_up_lost(world, provider, vm, &machine, &snapshot, now).await, &machine);
     }
     db.note_orphans(place, &decision.orphans, now).await?;
     for machine in decision.collect {
-        if provider.find_machine(&machine).await?.is_some() {
-            tracing::warn!(machine, "no row knows this machine; it is terminated");
-            provider.terminate(std::slice::from_ref(&machine)).await?;
-            let message = format!("Machine {machine} had no row and was terminated.");
-            db.insert_event(now, Event { kind: "machine.orphan", task: None, vm: None, message }).await?;
-        }
+        told(end_orphan(world, provider, &machine, now).await, &machine);
     }
     Ok(())
+}
+
+/// One that resists does not hide those behind it: it is told, and tried again at the next tick.
+fn told<T>(done: anyhow::Result<T>, about: &str) {
+    if let Err(error) = done {
+        tracing::warn!(about, error = format!("{error:#}"), "could not be collected this time");
+    }
+}
+
+async fn give_up_lost(
+    world: &World,
+    provider: &dyn Provider,
+    vm: VmId,
+    machine: &str,
+    snapshot: &Snapshot,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let found = provider.find_machine(machine).await?;
+    if found.is_none_or(|m| m.state == MachineState::Terminated) {
+        give_up(world, provider, vm, snapshot, now).await?;
+    }
+    Ok(())
+}
+
+async fn end_orphan(world: &World, provider: &dyn Provider, machine: &str, now: DateTime<Utc>) -> anyhow::Result<()> {
+    if provider.find_machine(machine).await?.is_none() {
+        return Ok(());
+    }
+    tracing::warn!(machine, "no row knows this machine; it is terminated");
+    provider.terminate(&[machine.to_owned()]).await?;
+    let message = format!("Machine {machine} had no row and was terminated.");
+    Ok(world.db.insert_event(now, Event { kind: "machine.orphan", task: None, vm: None, message }).await?)
 }
 
 fn seen(listing: &Listing) -> Vec<SeenMachine> {

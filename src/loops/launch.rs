@@ -48,7 +48,7 @@ impl Loop for Launch {
 async fn send(world: &World, provider: &Arc<dyn Provider>, launch: LeasedLaunch) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     let settings = world.settings();
-    let needed = launch.wanted > 0 && db.is_launch_needed(&launch).await?;
+    let needed = launch.wanted > 0 && db.is_launch_needed(&launch, now).await?;
     if !launch.attempted && (!needed || settings.pause_launches) {
         return Ok(db.fail_launch(launch.id, launch.lease, None, now).await?);
     }

@@ -29,30 +29,34 @@ impl Loop for Prepare {
     }
 
     async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
-        let limit = i64::try_from(room).unwrap_or(i64::MAX);
-        let tasks = self.0.db.lease_preparing(now, limit).await?;
-        Ok(tasks
-            .into_iter()
-            .map(|task| {
+        let mut acts = Vec::new();
+        for provider in &self.0.providers {
+            let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
+            for task in self.0.db.lease_preparing((provider.name(), provider.place()), now, limit).await? {
                 let world = self.0.clone();
-                Act::new(format!("preparing task {}", task.id), async move {
+                acts.push(Act::new(format!("preparing task {}", task.id), async move {
                     let renew = || world.db.renew_task_lease(task.id, task.lease, world.clock.now());
                     lease::hold(renew, prepare(&world, &task)).await?
-                })
-            })
-            .collect())
+                }));
+            }
+        }
+        Ok(acts)
     }
 }
 
 async fn prepare(world: &World, task: &Preparing) -> anyhow::Result<()> {
+    let refused = match authorise(world, task).await {
+        Ok(()) => return Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
+        Err(error) => error,
+    };
+    let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {refused:#}"));
+    let evidence = Evidence::Unfit { task: task.id, lease: task.lease };
+    Ok(world.db.give_up_vm(task.way_in.vm, evidence, &failure, "", world.clock.now()).await?)
+}
+
+async fn authorise(world: &World, task: &Preparing) -> anyhow::Result<()> {
     let identity = world.open_identity(task.way_in.vm, &task.way_in.identity_sealed)?;
     let ip: IpAddr = task.way_in.address.parse().context("reading a VM's address")?;
     let ssh = SocketAddr::new(ip, task.way_in.ssh_port);
-    match world.guest.authorise(ssh, &identity, &task.request.ssh_public_keys, DEADLINE).await {
-        Ok(()) => Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
-        Err(error) => {
-            let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {error}"));
-            Ok(world.db.give_up_vm(task.way_in.vm, Evidence::Unfit, &failure, "", world.clock.now()).await?)
-        }
-    }
+    Ok(world.guest.authorise(ssh, &identity, &task.request.ssh_public_keys, DEADLINE).await?)
 }

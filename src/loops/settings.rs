@@ -6,7 +6,6 @@
 use super::{Act, Loop};
 use crate::db::settings::Versioned;
 use crate::db::{Db, DbError};
-use crate::domain::settings::Budget;
 use crate::provider::Provider;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -25,9 +24,6 @@ pub struct TakeSettings {
     /// One sentence while they cannot be read.
     pub problem: watch::Sender<Option<String>>,
 }
-
-/// What a process without a provider can carry.
-const NOTHING: Budget = Budget { vms: 0, in_flight: 0, volumes: 0 };
 
 #[async_trait]
 impl Loop for TakeSettings {
@@ -63,12 +59,10 @@ impl TakeSettings {
     /// # Errors
     /// The database's; nothing was taken over then.
     pub async fn take(&self, newest: Versioned) -> Result<(), DbError> {
-        self.db
-            .apply_limits(
-                &newest.settings,
-                super::chosen(&self.providers, &newest.settings).map_or(NOTHING, |provider| provider.capacity()),
-            )
-            .await?;
+        // A process without the provider does not know what it carries, and leaves the limits to one that does.
+        if let Some(provider) = super::chosen(&self.providers, &newest.settings) {
+            self.db.apply_limits(&newest.settings, provider.capacity()).await?;
+        }
         for provider in &self.providers {
             provider.configure(&newest.settings);
         }

@@ -1,5 +1,5 @@
 //! The one place where loops wait: a tick is never doubled, follows a wake-up within milliseconds, comes at the latest after the
-//! loop's interval, and is finished at shutdown.
+//! loop's interval, and is finished at shutdown; its acts have a few seconds to end, and are dropped where they stand then.
 
 use super::{Act, Loop};
 use crate::clock::Clock;
@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 const ACTS: usize = 64;
 /// Between ticks, however often a loop is woken.
 const BREATH: Duration = Duration::from_millis(10);
+/// For acts to end by themselves at shutdown; a boot takes longer, and is gone on with at the next start.
+const GRACE: Duration = Duration::from_secs(3);
 /// Loops that the database's wake-ups do not concern.
 const UNWOKEN: [&str; 3] = ["expire", "collect", "history"];
 
@@ -38,9 +40,10 @@ async fn turn(
 ) {
     let acts = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(ACTS));
+    let drop_acts = CancellationToken::new();
     while !stop.is_cancelled() {
         match work.tick(clock.now(), permits.available_permits()).await {
-            Ok(started) => started.into_iter().for_each(|act| start(act, &acts, &permits)),
+            Ok(started) => started.into_iter().for_each(|act| start(act, &acts, &permits, drop_acts.clone())),
             Err(error) => {
                 tracing::warn!(name = work.name(), error = format!("{error:#}"), "a tick failed; the next one tries again")
             }
@@ -53,14 +56,18 @@ async fn turn(
         }
     }
     acts.close();
-    acts.wait().await;
+    if tokio::time::timeout(GRACE, acts.wait()).await.is_err() {
+        // Dropped where they stand, as by a crash: whoever leases their rows next goes on.
+        drop_acts.cancel();
+        acts.wait().await;
+    }
 }
 
-fn start(act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>) {
+fn start(act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>, dropped: CancellationToken) {
     let permits = permits.clone();
     acts.spawn(async move {
         let _permit = permits.acquire_owned().await;
-        if let Err(error) = act.run.await {
+        if let Some(Err(error)) = dropped.run_until_cancelled(act.run).await {
             tracing::warn!(act = act.name, error = format!("{error:#}"), "an act failed; its row is taken up again");
         }
     });

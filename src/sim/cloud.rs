@@ -28,35 +28,11 @@ impl Provider for Sim {
     fn configure(&self, _settings: &Settings) {}
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.count("launch");
-        if state.strikes(&Fault::NoCapacity) {
-            return Err(ProviderError::NoCapacity("the simulated cloud is full".to_owned()));
+        let (made, hangs) = self.make(spec)?;
+        if hangs {
+            std::future::pending::<()>().await;
         }
-        let refusal =
-            state.faults.iter().find_map(|fault| if let Fault::Refuse(reason) = fault { Some(reason.clone()) } else { None });
-        if let Some(reason) = refusal {
-            state.strikes(&Fault::Refuse(reason.clone()));
-            return Err(ProviderError::Invalid(reason));
-        }
-        if !state.tokens.contains_key(&spec.client_token) {
-            let ids: Vec<String> = (0..spec.count).map(|n| format!("sim-{}-{n}", spec.client_token)).collect();
-            for id in &ids {
-                let keys: GuestKeys = serde_json::from_str(&spec.user_data)
-                    .map(|(host, login): (String, String)| GuestKeys { host, logins: vec![login] })
-                    .map_err(|error| ProviderError::Invalid(error.to_string()))?;
-                let runs_at = now + state.boot_takes;
-                let machine = SimMachine { tags: spec.tags.clone(), state: MachineState::Pending, runs_at, keys };
-                state.machines.insert(id.clone(), machine);
-            }
-            state.tokens.insert(spec.client_token.clone(), ids);
-        }
-        if state.strikes(&Fault::LoseLaunchAnswer) {
-            return Err(ProviderError::transient("launching", anyhow::anyhow!("the answer was lost")));
-        }
-        let ids = state.tokens.get(&spec.client_token).cloned().unwrap_or_default();
-        Ok(ids.iter().filter_map(|id| show(&mut state, id, now)).collect())
+        Ok(made)
     }
 
     async fn list_machines(&self) -> Result<Listing, ProviderError> {
@@ -97,6 +73,42 @@ impl Provider for Sim {
 
     async fn check(&self) -> Vec<Finding> {
         Vec::new()
+    }
+}
+
+impl Sim {
+    /// Does a launch; the flag says that the call must not return.
+    fn make(&self, spec: &LaunchSpec) -> Result<(Vec<Machine>, bool), ProviderError> {
+        let now = self.now();
+        let mut state = self.lock();
+        state.count("launch");
+        if state.strikes(&Fault::NoCapacity) {
+            return Err(ProviderError::NoCapacity("the simulated cloud is full".to_owned()));
+        }
+        let refusal =
+            state.faults.iter().find_map(|fault| if let Fault::Refuse(reason) = fault { Some(reason.clone()) } else { None });
+        if let Some(reason) = refusal {
+            state.strikes(&Fault::Refuse(reason.clone()));
+            return Err(ProviderError::Invalid(reason));
+        }
+        if !state.tokens.contains_key(&spec.client_token) {
+            let ids: Vec<String> = (0..spec.count).map(|n| format!("sim-{}-{n}", spec.client_token)).collect();
+            for id in &ids {
+                let keys: GuestKeys = serde_json::from_str(&spec.user_data)
+                    .map(|(host, login): (String, String)| GuestKeys { host, logins: vec![login] })
+                    .map_err(|error| ProviderError::Invalid(error.to_string()))?;
+                let runs_at = now + state.boot_takes;
+                let machine = SimMachine { tags: spec.tags.clone(), state: MachineState::Pending, runs_at, keys };
+                state.machines.insert(id.clone(), machine);
+            }
+            state.tokens.insert(spec.client_token.clone(), ids);
+        }
+        if state.strikes(&Fault::LoseLaunchAnswer) {
+            return Err(ProviderError::transient("launching", anyhow::anyhow!("the answer was lost")));
+        }
+        let ids = state.tokens.get(&spec.client_token).cloned().unwrap_or_default();
+        let hangs = state.strikes(&Fault::HangAfterLaunch);
+        Ok((ids.iter().filter_map(|id| show(&mut state, id, now)).collect(), hangs))
     }
 }
 

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Fault {
     /// The launch happens, its answer is lost.
     LoseLaunchAnswer,
+    /// The launch happens, and the call never returns: for a worker that is killed meanwhile.
+    HangAfterLaunch,
     /// The launch is refused: no room.
     NoCapacity,
     /// The launch is refused for good.

@@ -2,6 +2,7 @@
 
 use crate::support::Bench;
 use sqlx::{AssertSqlSafe, PgPool};
+use vm_service::db::DbError;
 use vm_service::domain::lifecycle::TaskState;
 
 async fn refused(pool: &PgPool, sql: &str, because: &str) {
@@ -103,6 +104,22 @@ async fn a_project_has_no_more_vms_than_it_may(pool: PgPool) {
     bench.turn_until(second, TaskState::Ready, 10).await;
 }
 
+/// The planner respects the project's limit by itself; this is the database's own refusal.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_claim_passes_the_limit_of_its_project(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let first = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn_until(first, TaskState::Ready, 5).await;
+    let spare = bench.spare_vm().await;
+    bench.set(|settings| settings.limits.vms_per_project = Some(1)).await;
+    let second = bench.ask(&bench.request("p")).await.view;
+    assert_eq!(second.state, TaskState::Queued);
+    let refused = bench.db.claim_task(second.id, spare, bench.now()).await;
+    assert!(matches!(&refused, Err(DbError::LimitReached(sentence)) if sentence.contains("project p")), "{refused:?}");
+    bench.set(|settings| settings.limits.vms_per_project = Some(2)).await;
+    bench.db.claim_task(second.id, spare, bench.now()).await.unwrap();
+}
+
 /// The guide's runbook, on a live service, in its order.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn the_three_deletes_work(pool: PgPool) {
@@ -114,9 +131,13 @@ async fn the_three_deletes_work(pool: PgPool) {
         .execute(&pool)
         .await
         .unwrap();
-    for table in ["tasks", "volumes", "vms"] {
-        sqlx::query(AssertSqlSafe(format!("delete from vms.{table}"))).execute(&pool).await.unwrap();
-    }
+    sqlx::query("delete from vms.tasks").execute(&pool).await.unwrap();
+    sqlx::query("delete from vms.volumes").execute(&pool).await.unwrap();
+    // The service goes on meanwhile: a task is made and given a VM between the deletes.
+    let between = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn_until(between, TaskState::Ready, 5).await;
+    sqlx::query("delete from vms.vms").execute(&pool).await.unwrap();
+    assert!(bench.db.find_task(between).await.unwrap().is_none());
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

@@ -20,10 +20,13 @@ fn two_jobs_each_in_a_vm_of_its_own() {
         .unwrap();
 
     // The network is closed: not even the host's own end of it answers.
-    let job = "echo on stdout; echo on stderr >&2; id -un; sudo -n true && echo may sudo
-        timeout 5 bash -c '</dev/tcp/10.0.2.2/3001' 2>/dev/null && echo reached the host
+    let port = service.port();
+    let job = &format!(
+        "echo on stdout; echo on stderr >&2; id -un; sudo -n true && echo may sudo
+        timeout 5 bash -c '</dev/tcp/10.0.2.2/{port}' 2>/dev/null && echo reached the API
         timeout 5 bash -c '</dev/tcp/10.0.2.2/22' 2>/dev/null && echo reached a VM
-        exit 9";
+        exit 9"
+    );
     let machine = service.command(&["run", "--quiet", "--project", "a", "--", "sh", "-c", job]).output().unwrap();
     let (out, err) = text(&machine);
     assert_eq!((machine.status.code(), out.as_str()), (Some(9), "on stdout\ncircleci\nmay sudo\n"), "{err}\n{}", service.log());

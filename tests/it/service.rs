@@ -47,6 +47,10 @@ impl Service {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(log_file(&self.data)).unwrap_or_default()
     }
@@ -132,6 +136,11 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.end_all_vms();
         drop(Command::new("kill").arg(self.process.id().to_string()).status());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(self.process.kill());
         drop(self.process.wait());
         drop(std::fs::remove_dir_all(&self.data));
         drop(std::fs::remove_file(log_file(&self.data)));

@@ -12,7 +12,7 @@ use vm_service::db::Db;
 use vm_service::db::settings::Versioned;
 use vm_service::db::tasks::{Ensured, NewTask, TaskRow};
 use vm_service::db::wake::Wake;
-use vm_service::domain::ids::{InstallationId, TaskId};
+use vm_service::domain::ids::{InstallationId, TaskId, VmId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::task::{Executor, TaskRequest};
@@ -133,6 +133,16 @@ impl Bench {
         }
         let timeline = self.timeline(id).await.join("\n");
         panic!("task is {} and not {state} after {rounds} s:\n{timeline}", self.state(id).await);
+    }
+
+    /// A VM that is available and that no task waits for: its task went away while it booted.
+    pub(crate) async fn spare_vm(&self) -> VmId {
+        self.sim.set_boot_time(TimeDelta::seconds(5));
+        let gone = self.ask(&self.request("gone")).await.view.id;
+        self.turn(2).await;
+        self.db.release_task(gone, self.now()).await.unwrap();
+        self.turn(8).await;
+        self.db.list_available(self.now()).await.unwrap()[0].id
     }
 
     pub(crate) async fn timeline(&self, id: TaskId) -> Vec<String> {

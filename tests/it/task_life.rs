@@ -85,14 +85,10 @@ async fn a_free_vm_is_claimed_in_the_same_commit_but_not_past_the_queue(pool: Pg
     bench.turn_until(third, TaskState::Ready, 5).await;
     bench.db.release_task(third, bench.now()).await.unwrap();
 
-    // A spare VM: its task went away while it booted.
-    bench.sim.set_boot_time(TimeDelta::seconds(5));
-    let gone = bench.ask(&bench.request("p")).await.view.id;
-    bench.turn(2).await;
-    bench.db.release_task(gone, bench.now()).await.unwrap();
-    bench.turn(8).await;
+    let spare = bench.spare_vm().await;
     let claimed = bench.ask(&bench.request("p")).await;
     assert_eq!(claimed.view.state, TaskState::Ready, "claimed in the PUT's commit");
+    assert_eq!(claimed.view.vm.unwrap().id, spare);
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -154,6 +150,21 @@ async fn a_held_vm_survives_its_job_until_the_hold_ends(pool: PgPool) {
     bench.clock.advance(TimeDelta::minutes(5));
     bench.turn(3).await;
     assert_eq!(bench.sim.live().len(), 0);
+}
+
+/// A hold keeps a free VM out of use; a task that waits gets another, and the held one is used again when the hold is over.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_held_free_vm_is_nobodys_supply(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let spare = bench.spare_vm().await;
+    let hold = Hold { reason: "a look".to_owned(), until: bench.now() + TimeDelta::seconds(30) };
+    assert!(bench.db.set_vm_hold(spare, Some(&hold), "op", bench.now()).await.unwrap());
+    let task = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn_until(task, TaskState::Ready, 12).await;
+    assert_ne!(bench.task(task).await.view.vm.unwrap().id, spare);
+    bench.clock.advance(TimeDelta::seconds(30));
+    let next = bench.ask(&bench.request("p")).await.view;
+    assert_eq!((next.state, next.vm.unwrap().id), (TaskState::Ready, spare));
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

@@ -11,7 +11,7 @@ use vm_service::domain::ids::{InstallationId, LaunchId};
 use vm_service::domain::lifecycle::{TaskState, VmState};
 use vm_service::domain::tags::{Origin, Tags};
 use vm_service::domain::task::Executor;
-use vm_service::loops::{assign::Assign, launch::Launch};
+use vm_service::loops::{Loop, assign::Assign, launch::Launch, reach::Reach};
 use vm_service::sim::Fault;
 
 /// Row 1: the service died, or the answer was lost, after the launch succeeded.
@@ -31,14 +31,17 @@ async fn a_worker_killed_after_the_call_is_taken_over(pool: PgPool) {
     let bench = Bench::new(pool).await;
     let task = bench.ask(&bench.request("p")).await.view.id;
     bench.tick(&Assign(bench.world.clone())).await;
-    // Leased by a worker that never comes back.
-    let leased = bench.db.lease_launches(("onhost", "sim"), bench.now(), 10).await.unwrap();
-    assert_eq!(leased.len(), 1);
+    // The worker is killed when the call has been made and before its answer is recorded.
+    bench.sim.inject(Fault::HangAfterLaunch);
+    let act = Launch(bench.world.clone()).tick(bench.now(), 64).await.unwrap().remove(0);
+    tokio::select! {
+        done = act.run => panic!("{done:?}"),
+        () = async { while bench.sim.live().is_empty() { tokio::task::yield_now().await } } => {}
+    }
     bench.turn(9).await;
-    assert_eq!(bench.sim.calls("launch"), 0, "the lease holds");
+    assert_eq!(bench.sim.calls("launch"), 1, "the lease holds");
     bench.turn_until(task, TaskState::Ready, 6).await;
-    let late = bench.db.finish_launch(leased[0].id, leased[0].lease, bench.now()).await;
-    assert!(matches!(late, Err(DbError::LostLease)), "{late:?}");
+    assert_eq!((bench.sim.calls("launch"), bench.sim.live().len()), (2, 1), "the same call, answered with the same machine");
 }
 
 /// Row 13 and 14: starts that fail again and again pause the launches, and the task has a final answer.
@@ -158,7 +161,7 @@ async fn planners_side_by_side_launch_once(pool: PgPool) {
         let world = bench.world.clone();
         let now = bench.now();
         tokio::spawn(async move {
-            let acts = vm_service::loops::Loop::tick(&Assign(world), now, 64).await.unwrap();
+            let acts = Assign(world).tick(now, 64).await.unwrap();
             assert!(acts.is_empty());
         })
     });
@@ -205,4 +208,38 @@ async fn a_lost_lease_gives_nobody_up(pool: PgPool) {
     assert!(matches!(bench.db.postpone_vm(old.id, old.lease, bench.now()).await, Err(DbError::LostLease)));
     assert!(matches!(bench.db.renew_vm_lease(old.id, old.lease, bench.now()).await, Err(DbError::LostLease)));
     bench.db.renew_vm_lease(new.id, new.lease, bench.now()).await.unwrap();
+}
+
+/// One host's tasks are not prepared, and its VMs not judged, by the replica of another.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn another_hosts_replica_leaves_preparing_tasks_alone(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let mut request = bench.request("p");
+    request.ssh_public_keys = vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJFVYFMhlT7YTWEvJTC1Y0nWrTbGQ/u1Plu0xVKQkxJZ".to_owned()];
+    let task = bench.ask(&request).await.view.id;
+    let world = &bench.world;
+    for work in [&Assign(world.clone()) as &dyn Loop, &Launch(world.clone()), &Reach(world.clone()), &Assign(world.clone())] {
+        bench.tick(work).await;
+    }
+    assert_eq!(bench.state(task).await, TaskState::Preparing);
+    assert_eq!(bench.db.lease_preparing(("onhost", "elsewhere"), bench.now(), 10).await.unwrap().len(), 0);
+    let mine = bench.db.lease_preparing(("onhost", "sim"), bench.now(), 10).await.unwrap().remove(0);
+    // A worker that lost this lease judges the VM: nothing happens.
+    bench.clock.advance(TimeDelta::seconds(11));
+    let newer = bench.db.lease_preparing(("onhost", "sim"), bench.now(), 10).await.unwrap().remove(0);
+    let failure = Failure::new(FailureCode::PreparationFailed, "late");
+    let late = Evidence::Unfit { task, lease: mine.lease };
+    assert!(matches!(bench.db.give_up_vm(mine.way_in.vm, late, &failure, "", bench.now()).await, Err(DbError::LostLease)));
+    bench.db.finish_preparing(task, newer.lease, bench.now()).await.unwrap();
+}
+
+/// A host that got another name does not take the machines of its rows for orphans.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_renamed_host_kills_no_running_job(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let task = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn_until(task, TaskState::Ready, 5).await;
+    sqlx::query("update vms.vms set place = 'old-name'").execute(&bench.db.pool).await.unwrap();
+    bench.turn(60).await;
+    assert_eq!((bench.state(task).await, bench.sim.live().len()), (TaskState::Ready, 1));
 }

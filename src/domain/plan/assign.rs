@@ -26,7 +26,7 @@ pub struct Waiting {
     pub resource_class: String,
     /// Whose it is.
     pub project_id: String,
-    /// Starts that failed while it waited.
+    /// Starts of its kind that failed while it waited, since the last that succeeded.
     pub failed_starts: i64,
     /// What the last of them said.
     pub last_failure: Option<String>,
@@ -69,7 +69,7 @@ pub struct Snapshot<'a> {
     pub available: Vec<Available>,
     /// By executor and class.
     pub supply: BTreeMap<(Executor, String), Supply>,
-    /// VMs that have a task, by project.
+    /// VMs that have a task, by project; while planning also those that are on their way for one.
     pub at_work: BTreeMap<String, u32>,
     /// How many more VMs the limits allow: in all, and in flight.
     pub room: Room,
@@ -126,7 +126,7 @@ pub fn plan_assign(snapshot: Snapshot<'_>, now: DateTime<Utc>) -> Decision {
     let mut planner = Planner::new(snapshot, now);
     let waiting = std::mem::take(&mut planner.snapshot.waiting);
     for task in waiting {
-        planner.place(task);
+        planner.place(&task);
     }
     planner.finish()
 }
@@ -148,12 +148,12 @@ impl<'a> Planner<'a> {
         Self { snapshot, now, free, wanted: Vec::new(), decision: Decision::default() }
     }
 
-    fn place(&mut self, task: Waiting) {
+    fn place(&mut self, task: &Waiting) {
         let settings = self.snapshot.settings;
         let kind = (task.executor, task.resource_class.clone());
         let at_work = self.snapshot.at_work.entry(task.project_id.clone()).or_default();
         if settings.limits.vms_per_project.is_some_and(|limit| *at_work >= limit) {
-            self.wait(&task, format!("Project {} has as many VMs as it may.", task.project_id));
+            self.wait(task, format!("Project {} has as many VMs as it may.", task.project_id));
             return;
         }
         if let Some(vm) = self.free.get_mut(&kind).and_then(VecDeque::pop_front) {
@@ -164,19 +164,21 @@ impl<'a> Planner<'a> {
         let supply = self.snapshot.supply.entry(kind.clone()).or_default();
         if supply.in_flight > 0 {
             supply.in_flight -= 1;
-            self.wait(&task, "A VM is starting.".to_owned());
+            *at_work += 1;
+            self.wait(task, "A VM is starting.".to_owned());
             return;
         }
-        if let Some(failure) = unservable(&task, settings) {
+        if let Some(failure) = unservable(task, settings) {
             self.decision.failures.push((task.id, failure));
             return;
         }
         match self.may_launch(&kind) {
             Ok(()) => {
-                self.wait(&task, "A VM is launched for it.".to_owned());
+                *self.snapshot.at_work.entry(task.project_id.clone()).or_default() += 1;
+                self.wait(task, "A VM is launched for it.".to_owned());
                 self.wanted.push(kind);
             }
-            Err(reason) => self.wait(&task, reason),
+            Err(reason) => self.wait(task, reason),
         }
     }
 
@@ -188,6 +190,8 @@ impl<'a> Planner<'a> {
         if settings.pause_launches {
             return Err("Launches are paused in the settings.".to_owned());
         }
+        let of_class: u32 =
+            self.snapshot.supply.iter().filter(|((_, class), _)| *class == kind.1).map(|(_, supply)| supply.live).sum();
         let supply = self.snapshot.supply.entry(kind.clone()).or_default();
         if let Some(last) = supply.last_failure_at {
             let resume_at = last + pause_after(supply.failures);
@@ -200,7 +204,7 @@ impl<'a> Planner<'a> {
             }
         }
         let class_limit = settings.resource_classes.get(&kind.1).and_then(|class| class.limit);
-        if class_limit.is_some_and(|limit| supply.live >= limit) {
+        if class_limit.is_some_and(|limit| of_class >= limit) {
             return Err(format!("There are as many VMs of class {} as there may be.", kind.1));
         }
         if self.snapshot.room.vms == 0 {
@@ -333,6 +337,7 @@ mod tests {
         s.room = Room { vms: 5, in_flight: 9 };
         assert_eq!(plan_assign(s.clone(), at(0)).launches.iter().map(|l| l.count).sum::<u32>(), 3, "class");
         s.waiting = vec![waiting(1, "a"), waiting(2, "a")];
+        assert_eq!(plan_assign(s.clone(), at(0)).launches.iter().map(|l| l.count).sum::<u32>(), 1, "project");
         s.available = vec![available(10, 0), available(11, 0)];
         let decision = plan_assign(s, at(0));
         assert_eq!(decision.claims.len(), 1, "project");

@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub complete: bool,
     /// Every live row with a machine.
     pub bound: Vec<BoundVm>,
+    /// Every machine that a row of any place is bound to.
+    pub bound_anywhere: BTreeSet<String>,
     /// Free rows by launch.
     pub free_rows: BTreeMap<LaunchId, u32>,
     /// Launches whose call is still to be made or repeated: their machines are theirs to bind.
@@ -91,7 +93,11 @@ pub fn plan_gc(snapshot: &Snapshot, now: DateTime<Utc>) -> Decision {
     }
     let bound: BTreeSet<&str> = snapshot.bound.iter().map(|vm| vm.provider_id.as_str()).collect();
     let mut free_rows = snapshot.free_rows.clone();
-    for machine in snapshot.machines.iter().filter(|m| !bound.contains(m.provider_id.as_str())) {
+    for machine in snapshot
+        .machines
+        .iter()
+        .filter(|m| !bound.contains(m.provider_id.as_str()) && !snapshot.bound_anywhere.contains(&m.provider_id))
+    {
         if snapshot.open_launches.contains(&machine.launch) {
             continue;
         }
