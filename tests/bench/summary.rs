@@ -4,6 +4,9 @@ use crate::Pair;
 use crate::report::{Report, median, most};
 use crate::spans::Spans;
 
+/// A name, and what it takes from one VM's spans.
+type Figure = (&'static str, fn(&Spans) -> f64);
+
 /// Of the service's own share, milliseconds.
 const OWN_SHARE_BAR: u32 = 500;
 
@@ -20,7 +23,7 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.line("# own share: all time in which the guest was not being worked on; its spans add up to it")?;
     report.figure_with_bar("own_share_median", median(&own), OWN_SHARE_BAR, "ms")?;
     report.figure_with_bar("own_share_max", most(&own), OWN_SHARE_BAR, "ms")?;
-    let outside: [(&str, fn(&Spans) -> f64); 7] = [
+    let outside: [Figure; 7] = [
         ("own_put_to_requested", |s| s.put_to_requested),
         ("own_requested_to_launched", |s| s.requested_to_launched),
         ("own_launched_to_booting", |s| s.launched_to_booting),
@@ -33,7 +36,7 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.line(
         "# of these: before QEMU's process and after the guest's work nothing else goes on; between, the guest boots already",
     )?;
-    let lone: [(&str, fn(&Spans) -> f64); 5] = [
+    let lone: [Figure; 5] = [
         ("own_put_answer", |s| s.put_answer),
         ("own_provider_launch", |s| s.provider_launch),
         ("own_before_qemu", |s| s.before_qemu),
@@ -45,7 +48,7 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.line(
         "# the guest's work; beyond a bare boot: QEMU's process to the SSH session, less the same of the bare VM of its pair",
     )?;
-    let guest: [(&str, fn(&Spans) -> f64); 4] = [
+    let guest: [Figure; 4] = [
         ("guest_personalise", |s| s.personalise),
         ("guest_connect", |s| s.connect),
         ("guest_bundle", |s| s.bundle),
@@ -58,11 +61,7 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.figure("guest_session_beyond_bare_median", median(&beyond), "ms")
 }
 
-fn tell_all(
-    report: &mut Report,
-    spans: &[(&str, fn(&Spans) -> f64)],
-    of: &impl Fn(fn(&Spans) -> f64) -> Vec<f64>,
-) -> anyhow::Result<()> {
+fn tell_all(report: &mut Report, spans: &[Figure], of: &impl Fn(fn(&Spans) -> f64) -> Vec<f64>) -> anyhow::Result<()> {
     for (name, span) in spans {
         let values = of(*span);
         report.figure(&format!("{name}_median"), median(&values), "ms")?;
