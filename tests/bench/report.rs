@@ -45,6 +45,7 @@ impl Report {
 
 fn short(value: f64) -> String {
     let digits = match value.abs() {
+        whole if whole.fract() == 0.0 => 0,
         100.0.. => 0,
         10.0.. => 1,
         _ => 3,
