@@ -16,6 +16,7 @@
 mod client;
 mod connect;
 mod io;
+mod outcome;
 mod over_ssh;
 mod problem;
 mod progress;

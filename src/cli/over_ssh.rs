@@ -5,7 +5,7 @@
 //!
 //! Not here: terminals. A command gets none, so that its two outputs stay apart.
 
-use super::run::{Outcome, Stop};
+use super::outcome::{Outcome, Stop};
 use super::{Io, signals};
 use crate::domain::api::SshConnection;
 use crate::domain::secret::Secret;

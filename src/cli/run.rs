@@ -13,6 +13,7 @@
 //!
 //! Not here: signals (`signals`), what is shown meanwhile (`progress`).
 
+use super::outcome::{Outcome, Stop};
 use super::progress::{self, Times};
 use super::{Client, ClientError, Connect, Defaults, Interrupt, Io, Pace, over_ssh, with_docker};
 use crate::domain::api::{Connection, TaskView};
@@ -97,33 +98,6 @@ impl Args {
             lease_seconds: Some(LEASE_SECONDS),
             priority: 0,
             labels: BTreeMap::new(),
-        }
-    }
-}
-
-/// How a job ended.
-pub(super) enum Outcome {
-    /// With the command's exit code.
-    Code(u8),
-    /// Without the command's exit code; the sentence says why.
-    Failed(String),
-    /// By a signal to us.
-    Stopped(Interrupt),
-}
-
-/// What ends a command from outside.
-pub(super) enum Stop {
-    /// A signal to us.
-    Interrupt(Interrupt),
-    /// The task is over without our release; the sentence says why.
-    Over(String),
-}
-
-impl From<Stop> for Outcome {
-    fn from(stop: Stop) -> Self {
-        match stop {
-            Stop::Interrupt(interrupt) => Self::Stopped(interrupt),
-            Stop::Over(why) => Self::Failed(why),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads: nothing. Writes: a temporary folder. Calls: the command, which inherits our files. Runs: in `run`, for `remote_docker`.
 
-use super::run::{Outcome, Stop};
+use super::outcome::{Outcome, Stop};
 use super::{Interrupt, Io};
 use crate::domain::api::DockerConnection;
 use std::fs::{DirBuilder, OpenOptions};

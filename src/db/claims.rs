@@ -1,7 +1,7 @@
 //! Claims: a task takes a VM in one transaction, with one winner and no call to the VM; then the VM is made fit for it.
 
 use super::events::{self, Event};
-use super::tasks::{WayIn, way_in};
+use super::rows::{WayIn, way_in};
 use super::{Db, DbError, LEASE_SECONDS, leased};
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::TaskState;

@@ -1,6 +1,6 @@
 //! `vms.history`: what has ended moves here, so that the hot tables stay small; a task is answered from here as before.
 
-use super::tasks::TaskRow;
+use super::rows::TaskRow;
 use super::{Db, DbError};
 use crate::domain::api::TaskView;
 use crate::domain::ids::TaskId;

@@ -14,6 +14,7 @@ pub mod installation;
 pub mod launches;
 pub mod orphans;
 pub mod release;
+pub mod rows;
 pub mod settings;
 pub mod tasks;
 pub mod tokens;

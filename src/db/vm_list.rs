@@ -1,7 +1,7 @@
 //! VMs as people see them: lists, one VM, holds. No secret is in them, except [`Db::find_way_in`] for an operator's way in.
 
 use super::events::{self, Event};
-use super::tasks::{WayIn, way_in};
+use super::rows::{WayIn, way_in};
 use super::{Db, DbError};
 use crate::domain::api::{Hold, VmView};
 use crate::domain::ids::{TaskId, VmId};

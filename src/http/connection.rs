@@ -4,7 +4,7 @@
 
 use super::problem::Problem;
 use super::state::AppState;
-use crate::db::tasks::WayIn;
+use crate::db::rows::WayIn;
 use crate::domain::api::{Connection, DockerConnection, SshConnection};
 use crate::domain::identity::{Identity, USER};
 use std::net::{IpAddr, SocketAddr};

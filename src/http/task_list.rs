@@ -6,7 +6,7 @@ use super::auth::Anyone;
 use super::extract::{Path, Query, plain};
 use super::problem::Problem;
 use super::state::AppState;
-use super::{paging, tasks};
+use super::{paging, task_wait};
 use crate::db::events::EventFilter;
 use crate::db::tasks::TaskFilter;
 use crate::domain::api::{EventView, Page, TaskView};
@@ -78,7 +78,7 @@ async fn timeline(
     Anyone(caller): Anyone,
     Path(id): Path<TaskId>,
 ) -> Result<Json<Page<EventView>>, Problem> {
-    let row = tasks::find(&state, &caller, id).await?;
+    let row = task_wait::find(&state, &caller, id).await?;
     let of_task = EventFilter { task: Some(id), limit: TIMELINE_MAX, ..EventFilter::default() };
     let mut items = state.db.list_events(&of_task).await?;
     if let Some(vm) = row.view.vm {

@@ -1,4 +1,4 @@
-//! Waits for a task to settle, holding no database connection while it waits.
+//! Finds a task for its caller, and waits for it to settle, holding no database connection while it waits.
 //!
 //! A task has *settled* when it is ready or has ended. A waiter looks when something changed anywhere, and once a second anyway, so
 //! that a lost wake-up costs at most a second; it stops at the end of its time and at the service's stop.
@@ -7,8 +7,7 @@
 
 use super::problem::Problem;
 use super::state::AppState;
-use super::tasks;
-use crate::db::tasks::TaskRow;
+use crate::db::rows::TaskRow;
 use crate::domain::access::Caller;
 use crate::domain::ids::TaskId;
 use crate::domain::lifecycle::TaskState;
@@ -20,6 +19,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Between two looks of one waiter: a burst of changes is looked at once, like the wake-ups themselves.
 const APART: Duration = Duration::from_millis(20);
 
+/// The task, when this caller may see it.
+pub(super) async fn find(state: &AppState, caller: &Caller, id: TaskId) -> Result<TaskRow, Problem> {
+    let row = state.db.find_task(id).await?.filter(|row| caller.role.may_see_everything() || row.principal == caller.principal);
+    row.ok_or_else(|| Problem::NotFound(format!("There is no task {id} of yours: check the id.")))
+}
+
 /// The task as it settled, or as it is after `seconds`.
 pub(super) async fn settled(state: &AppState, caller: &Caller, id: TaskId, seconds: u64) -> Result<TaskRow, Problem> {
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -27,7 +32,7 @@ pub(super) async fn settled(state: &AppState, caller: &Caller, id: TaskId, secon
     loop {
         wake.mark_unchanged();
         let looked = Instant::now();
-        let row = tasks::find(state, caller, id).await?;
+        let row = find(state, caller, id).await?;
         let settled = row.view.state == TaskState::Ready || row.view.state.is_terminal();
         if settled || Instant::now() >= end || state.stop.is_cancelled() {
             return Ok(row);

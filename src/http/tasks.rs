@@ -11,7 +11,8 @@ use super::extract::{Json, Path, Query};
 use super::problem::Problem;
 use super::state::AppState;
 use super::{connection, task_wait};
-use crate::db::tasks::{Ensured, NewTask, TaskRow};
+use crate::db::rows::TaskRow;
+use crate::db::tasks::{Ensured, NewTask};
 use crate::domain::access::Caller;
 use crate::domain::api::TaskView;
 use crate::domain::ids::TaskId;
@@ -82,7 +83,7 @@ async fn get_task(
     Query(query): Query<Wait>,
 ) -> Result<Response, Problem> {
     let row = match query.wait.unwrap_or(0) {
-        0 => find(&state, &caller, id).await?,
+        0 => task_wait::find(&state, &caller, id).await?,
         seconds @ 1..=60 => task_wait::settled(&state, &caller, id, seconds).await?,
         other => return Err(Problem::Malformed(format!("Correct the query: \"wait\" is {other}, and may be 0 to 60 seconds."))),
     };
@@ -109,7 +110,7 @@ async fn heartbeat(
     Dispatcher(caller): Dispatcher,
     Path(id): Path<TaskId>,
 ) -> Result<StatusCode, Problem> {
-    let row = find(&state, &caller, id).await?;
+    let row = task_wait::find(&state, &caller, id).await?;
     if row.principal != caller.principal {
         return Err(Problem::Forbidden("Only the task's own principal sends its heartbeats: use its token.".to_owned()));
     }
@@ -129,16 +130,10 @@ async fn delete_task(
     Dispatcher(caller): Dispatcher,
     Path(id): Path<TaskId>,
 ) -> Result<Response, Problem> {
-    find(&state, &caller, id).await?;
+    task_wait::find(&state, &caller, id).await?;
     state.db.release_task(id, state.clock.now()).await?;
-    let row = find(&state, &caller, id).await?;
+    let row = task_wait::find(&state, &caller, id).await?;
     answer(&state, &caller, StatusCode::OK, row)
-}
-
-/// The task, when this caller may see it.
-pub(super) async fn find(state: &AppState, caller: &Caller, id: TaskId) -> Result<TaskRow, Problem> {
-    let row = state.db.find_task(id).await?.filter(|row| caller.role.may_see_everything() || row.principal == caller.principal);
-    row.ok_or_else(|| Problem::NotFound(format!("There is no task {id} of yours: check the id.")))
 }
 
 async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskRequest) -> Result<Response, Problem> {

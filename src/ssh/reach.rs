@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ const TRIES: usize = 3;
 /// How long a try may be silent: a patient one (an emulated CPU that boots several machines), and the others.
 const PATIENT: Duration = Duration::from_secs(12);
 const IMPATIENT: Duration = Duration::from_secs(2);
+/// Our own banner (RFC 4253 §4.2: both sides may speak at once). Sent before the server's is awaited: a port forwarder may complete
+/// its connection to the machine only when it has something to carry (passt of 2023 does so).
+pub(super) const BANNER: &str = concat!("SSH-2.0-vm-service_", env!("CARGO_PKG_VERSION"), "\r\n");
 /// Lines before the banner are allowed (RFC 4253 §4.2); no honest server sends this many bytes of them.
 const PREAMBLE: usize = 4096;
 
@@ -37,7 +40,7 @@ pub(super) struct Reached {
 impl Reached {
     /// The connection as the session reads it: from its first byte.
     pub(super) fn into_wire(self, off: CancellationToken) -> Wire {
-        Wire::new(self.tcp, self.ahead, off)
+        Wire::new(self.tcp, self.ahead, BANNER.len(), off)
     }
 }
 
@@ -95,6 +98,7 @@ async fn poll(addr: SocketAddr) -> Result<Reached, SshError> {
 async fn attempt(addr: SocketAddr) -> Result<Reached, NotReached> {
     let mut tcp = TcpStream::connect(addr).await.map_err(|_| NotReached::NotYet)?;
     tcp.set_nodelay(true).map_err(|_| NotReached::NotYet)?;
+    tcp.write_all(BANNER.as_bytes()).await.map_err(|_| NotReached::NotYet)?;
     let mut ahead = Vec::with_capacity(256);
     loop {
         let mut some = [0; 256];

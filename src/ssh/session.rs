@@ -4,7 +4,7 @@ use super::reach::{self, Reached};
 use super::{SshError, Target, printable};
 use russh::client::{self, AuthResult, DisconnectReason};
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{AlgorithmKind, Error as Russh, Preferred, cipher, compression, kex, mac};
+use russh::{AlgorithmKind, Error as Russh, Preferred, SshId, cipher, compression, kex, mac};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -139,6 +139,7 @@ impl client::Handler for Pin {
 
 fn config() -> Arc<client::Config> {
     Arc::new(client::Config {
+        client_id: SshId::Standard(reach::BANNER.trim_end().into()),
         preferred: Preferred {
             kex: Cow::Borrowed(KEX),
             key: Cow::Borrowed(HOST_KEYS),

@@ -21,14 +21,17 @@ pub(super) struct Wire {
     tcp: TcpStream,
     /// What was read to see that the server is up; read again first.
     ahead: Vec<u8>,
+    /// Bytes of our banner that were sent already: the library writes it first, and it is not sent again.
+    said: usize,
     off: Pin<Box<WaitForCancellationFutureOwned>>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
-    /// `ahead` is what was read from `tcp` already; cancelling `off` ends both directions.
-    pub(super) fn new(tcp: TcpStream, ahead: Vec<u8>, off: CancellationToken) -> Self {
-        Self { tcp, ahead, off: Box::pin(off.cancelled_owned()), stalled: None }
+    /// `ahead` is what was read from `tcp` already, `said` how many bytes of ours were written; cancelling `off` ends both
+    /// directions.
+    pub(super) fn new(tcp: TcpStream, ahead: Vec<u8>, said: usize, off: CancellationToken) -> Self {
+        Self { tcp, ahead, said, off: Box::pin(off.cancelled_owned()), stalled: None }
     }
 
     fn is_off(&mut self, context: &mut Context<'_>) -> bool {
@@ -55,6 +58,11 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_off(context) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if self.said > 0 {
+            let count = self.said.min(buffer.len());
+            self.said -= count;
+            return Poll::Ready(Ok(count));
         }
         if let Poll::Ready(written) = Pin::new(&mut self.tcp).poll_write(context, buffer) {
             self.stalled = None;

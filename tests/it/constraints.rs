@@ -19,7 +19,7 @@ async fn two(bench: &Bench) -> (String, String, String, String) {
     for id in &ids {
         bench.turn_until(*id, TaskState::Ready, 5).await;
     }
-    let vm = |row: &vm_service::db::tasks::TaskRow| row.view.vm.as_ref().unwrap().id.to_string();
+    let vm = |row: &vm_service::db::rows::TaskRow| row.view.vm.as_ref().unwrap().id.to_string();
     let (a, b) = (bench.task(ids[0]).await, bench.task(ids[1]).await);
     (ids[0].to_string(), ids[1].to_string(), vm(&a), vm(&b))
 }

@@ -2,8 +2,6 @@
 //!
 //! Real sockets and real time: deadlines are short, and what is asserted are levels (an end was reached, a count stays low).
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 mod server;
 
 use server::{Act, HOST, LOGIN, Seen, host, listen, serve, target};
@@ -328,4 +326,20 @@ async fn commands_that_never_end_and_channels_that_never_open_cost_the_deadline(
         assert!(matches!(error, SshError::TimedOut), "{error:?}");
         assert!((SHORT..SHORT + LATE).contains(&began.elapsed()));
     }
+}
+
+/// A port forwarder may complete its connection to the machine only when we have something to say: passt of 2023 does so.
+#[tokio::test]
+async fn a_server_that_waits_for_us_to_speak_is_reached() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut said = [0; 8];
+        tcp.read_exact(&mut said).await.unwrap();
+        tcp.write_all(b"SSH-2.0-patient\r\n").await.unwrap();
+        said
+    });
+    wait_for_server(addr, within(LONG)).await.unwrap();
+    assert_eq!(&server.await.unwrap(), b"SSH-2.0-");
 }

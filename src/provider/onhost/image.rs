@@ -4,7 +4,6 @@
 //! The image is opened for reading only. An overlay names the image by its real path, so that a newer image does not touch it.
 
 use super::process;
-use super::qemu::{DISK, value};
 use anyhow::Context;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,14 @@ pub(super) struct Image {
     pub(super) disk: PathBuf,
     pub(super) kernel: PathBuf,
     pub(super) initrd: PathBuf,
+}
+
+/// The disk's file, in the folder of the image and in that of a machine.
+pub(super) const DISK: &str = "disk.qcow2";
+
+/// QEMU takes a comma in a value doubled.
+pub(super) fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 impl Image {

@@ -3,16 +3,14 @@
 //! All paths of the machine are relative to its folder, where the keeper starts QEMU. Not here: starting it (`keeper`).
 
 use super::address::Ports;
-use super::image::Image;
+use super::image::{DISK, Image};
 use super::keeper::NET_SOCKET;
 use super::keeper::filter::{GATEWAY, GUEST};
 use super::qmp;
 use crate::domain::resource_class::ResourceClass;
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
-pub(super) const DISK: &str = "disk.qcow2";
 pub(super) const SEED: &str = "seed.img";
 
 /// Free slots for disks that are attached later.
@@ -78,11 +76,6 @@ pub(super) fn base() -> Vec<String> {
         "chardev:console",
     ];
     fixed.map(str::to_owned).to_vec()
-}
-
-/// QEMU takes a comma in a value doubled.
-pub(super) fn value(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
 }
 
 /// The whole command of one machine.
