@@ -94,4 +94,9 @@ mod tests {
         assert!(Image::open(folder.path()).unwrap_err().contains("ami/build-onhost"));
         assert!(Image::open(&folder.path().join("no")).unwrap_err().contains("ami/build-onhost"));
     }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(value(Path::new("/a,b/c")), "/a,,b/c");
+    }
 }
