@@ -11,6 +11,8 @@ pub mod identity;
 pub mod ids;
 pub mod lifecycle;
 pub mod plan;
+pub mod preallocated;
+pub mod rate;
 pub mod resource_class;
 pub mod secret;
 pub mod settings;

@@ -4,6 +4,7 @@
 //!
 //! Not here: what needs a restart (`config`).
 
+use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
 use super::task::Executor;
 use chrono::TimeDelta;
@@ -51,6 +52,12 @@ pub struct Settings {
     /// How much there may be at a time.
     #[garde(dive)]
     pub limits: Limits,
+    /// VMs that wait for jobs.
+    #[garde(dive)]
+    pub preallocated: Preallocated,
+    /// Projects that differ from the others; the key is a project's id.
+    #[garde(dive)]
+    pub projects: BTreeMap<String, ProjectSettings>,
     /// What a task asks for by name; `medium` must exist.
     #[garde(custom(has_default_class), dive)]
     pub resource_classes: BTreeMap<String, ResourceClass>,
@@ -128,6 +135,24 @@ pub struct Limits {
     pub vms_per_project: Option<u32>,
 }
 
+/// One project's place in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectSettings {
+    /// Its share when there is not enough for all: one of weight 2 has twice as many VMs at work as one of weight 1. 1 to 1000.
+    #[garde(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// Added to the priority of each of its tasks, -100 to 100.
+    #[garde(range(min = -100, max = 100))]
+    pub priority: i16,
+}
+
+impl Default for ProjectSettings {
+    fn default() -> Self {
+        Self { weight: 1, priority: 0 }
+    }
+}
+
 /// The limits in force, in the database's lock row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -147,6 +172,8 @@ impl Default for Settings {
             guest: GuestSettings::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            preallocated: Preallocated::default(),
+            projects: BTreeMap::new(),
             resource_classes: default_classes(),
             pause_launches: false,
             refuse_new_tasks: false,
@@ -201,6 +228,11 @@ impl Settings {
             in_flight: self.limits.in_flight.unwrap_or(capacity.in_flight),
             volumes: self.limits.volumes.unwrap_or(capacity.volumes),
         }
+    }
+
+    /// A project's place in the queue.
+    pub fn project(&self, id: &str) -> ProjectSettings {
+        self.projects.get(id).copied().unwrap_or_default()
     }
 
     /// The class, or one sentence that says which there are.

@@ -2,7 +2,7 @@
 //!
 //! A machine without [`Tags::installation`] equal to ours is not ours and is never touched.
 
-use super::ids::{InstallationId, LaunchId};
+use super::ids::{InstallationId, LaunchId, VolumeId};
 use super::task::Executor;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -43,4 +43,23 @@ pub struct Tags {
     pub origin: Origin,
     /// When the launch was sent.
     pub created_at: DateTime<Utc>,
+}
+
+/// The tags of a cache volume: enough to give it back to its project when every row is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeTags {
+    /// Whose volume it is.
+    pub installation: InstallationId,
+    /// Its row.
+    pub volume: VolumeId,
+    /// The project it belongs to, for ever.
+    pub project_id: String,
+    /// `trusted` or `untrusted`.
+    pub cache_trust: String,
+    /// Of the machines it fits, such as `x86_64`.
+    pub architecture: String,
+    /// `classic` or `containerd`.
+    pub store: String,
+    /// Major version of the engine that wrote it.
+    pub engine_major: i32,
 }

@@ -8,6 +8,7 @@ use super::Personality;
 use crate::domain::identity::{Identity, USER};
 use crate::domain::secret::Secret;
 use crate::domain::settings::GuestSettings;
+use chrono::{DateTime, Utc};
 use russh::keys::PublicKey;
 use serde_json::json;
 use std::fmt::Write;
@@ -52,6 +53,11 @@ pub(super) fn personalise(identity: &Identity, personality: &Personality) -> Sec
     }
     script.push_str(" </dev/null\n");
     Secret::new(script)
+}
+
+/// The script that tells a VM its end, seconds since 1970; for [`AS_ROOT`].
+pub(super) fn set_end(end_at: DateTime<Utc>) -> String {
+    format!("end={}\n{SCRIPT}set_end </dev/null\n", end_at.timestamp().max(0))
 }
 
 /// The script that lets `public_keys` log in beside those that may already; for [`AS_USER`]. Keys that cannot be read are an error.

@@ -10,6 +10,7 @@ use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::secret::Secret;
 use crate::ssh::{ExitStatus, Session, SshError, Target, printable};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use chrono::TimeDelta;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -99,6 +100,21 @@ impl Guest for LinuxGuest {
         let act = async {
             let session = Session::connect_when_up(&target(ssh, &identity.host_public, &identity.login_private), until).await?;
             run(&session, bundle::AS_USER, &script, until).await
+        };
+        act.await.map_err(|e| failed(e, deadline))
+    }
+
+    async fn set_end(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        end_at: DateTime<Utc>,
+        deadline: Duration,
+    ) -> Result<(), GuestError> {
+        let until = Instant::now() + deadline;
+        let act = async {
+            let session = Session::connect_when_up(&target(ssh, &identity.host_public, &identity.login_private), until).await?;
+            run(&session, bundle::AS_ROOT, &bundle::set_end(end_at), until).await
         };
         act.await.map_err(|e| failed(e, deadline))
     }

@@ -44,7 +44,7 @@ pub struct Personality {
 /// Named by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// Nobody answered before the deadline: the VM does not boot, replace it.
+    /// Nobody answered: when the deadline of the boot has passed, replace it; until then it may still come.
     #[error("no SSH server answered within {0:?}")]
     NotReachable(Duration),
     /// Somebody else answers there: nothing was sent; replace it.
@@ -88,6 +88,18 @@ pub trait Guest: Send + Sync {
         ssh: SocketAddr,
         identity: &Identity,
         public_keys: &[String],
+        deadline: Duration,
+    ) -> Result<(), GuestError>;
+
+    /// Tells a personalised VM when it shuts itself down from now on, whatever it was told before. Idempotent.
+    ///
+    /// # Errors
+    /// See [`GuestError`].
+    async fn set_end(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        end_at: DateTime<Utc>,
         deadline: Duration,
     ) -> Result<(), GuestError>;
 }

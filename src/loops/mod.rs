@@ -23,7 +23,7 @@ use crate::db::Db;
 use crate::db::settings::Versioned;
 use crate::domain::identity::{Bootstrap, Identity};
 use crate::domain::ids::{InstallationId, LaunchId, VmId};
-use crate::domain::settings::{ProviderChoice, Settings};
+use crate::domain::settings::Settings;
 use crate::guest::Guest;
 use crate::provider::Provider;
 use crate::seal::Sealer;
@@ -86,11 +86,7 @@ impl World {
 
 /// The provider that the settings name.
 fn chosen<'a>(providers: &'a [Arc<dyn Provider>], settings: &Settings) -> Option<&'a Arc<dyn Provider>> {
-    let name = match settings.provider {
-        ProviderChoice::None => return None,
-        ProviderChoice::OnHost => "onhost",
-    };
-    providers.iter().find(|provider| provider.name() == name)
+    providers.iter().find(|provider| provider.choice() == settings.provider)
 }
 
 /// One bounded piece of work on one leased row (or one batch).

@@ -6,11 +6,13 @@
 
 pub mod onhost;
 
+use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
-use crate::domain::settings::{Budget, Settings};
-use crate::domain::tags::Tags;
+use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::domain::tags::{Tags, VolumeTags};
 use async_trait::async_trait;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// One call that makes machines.
 #[derive(Clone, Debug)]
@@ -75,6 +77,26 @@ pub struct Listing {
     pub complete: bool,
 }
 
+/// A cache volume of this installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderVolume {
+    /// The provider's name for it; never used twice.
+    pub provider_id: String,
+    /// What it carries.
+    pub tags: VolumeTags,
+    /// The machine that it is on, or on its way to or from.
+    pub machine: Option<String>,
+}
+
+/// All cache volumes of this installation that the provider would name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeListing {
+    /// In no order.
+    pub volumes: Vec<ProviderVolume>,
+    /// False when a part could not be read: then absence proves nothing.
+    pub complete: bool,
+}
+
 /// One thing a check looked at.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
@@ -122,11 +144,23 @@ pub trait Provider: Send + Sync {
     /// The word in rows and answers: `onhost`, `ec2`, `sim`.
     fn name(&self) -> &'static str;
 
+    /// The setting that names it.
+    fn choice(&self) -> ProviderChoice;
+
     /// Names the part of the world that this provider's machines live in: a region, or a host. Kept in every row.
     fn place(&self) -> &str;
 
     /// How many machines one launch may ask for.
     fn max_batch(&self) -> u32;
+
+    /// How fast launches may be asked for; none: as fast as one likes. All replicas share it.
+    fn launch_rate(&self) -> Option<LaunchRate>;
+
+    /// How long a termination waits for others to be asked for in the same call.
+    fn terminate_pause(&self) -> Duration;
+
+    /// Names what a machine of this class is made of now; another name means that idle machines are out of date. None: unknown.
+    fn image(&self, class: &ResourceClass) -> Option<String>;
 
     /// What it can carry when the settings set no limits.
     fn capacity(&self) -> Budget;
@@ -154,12 +188,30 @@ pub trait Provider: Send + Sync {
     /// Nothing can be concluded.
     async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError>;
 
-    /// Asks machines to die with their disks; ids that are unknown or dead already are fine. A machine is gone when
+    /// A shared look at many machines, in as few calls as the provider allows; those it does not know are missing from the answer.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError>;
+
+    /// Asks machines to die with their disks, in one call; ids that are unknown or dead already are fine. A machine is gone when
     /// [`Provider::find_machine`] says `None` or `Terminated`.
     ///
     /// # Errors
     /// Some may live on: ask again.
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError>;
+
+    /// All cache volumes of this installation in this place.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn list_volumes(&self) -> Result<VolumeListing, ProviderError>;
+
+    /// A direct look at one volume. `None`: the provider does not know it.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError>;
 
     /// The end of what the machine wrote to its console, at most 64 KiB, as text; empty when there is none.
     ///

@@ -1,16 +1,25 @@
 //! The simulated provider: one token makes machines once, tags come with the call, absence is only proved by a complete list.
 
 use super::{Fault, GuestKeys, Sim, SimMachine, State};
-use crate::domain::settings::{Budget, Settings};
-use crate::provider::{Address, Finding, LaunchSpec, Listing, Machine, MachineState, Provider, ProviderError};
+use crate::domain::rate::LaunchRate;
+use crate::domain::resource_class::ResourceClass;
+use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::provider::{
+    Address, Finding, LaunchSpec, Listing, Machine, MachineState, Provider, ProviderError, ProviderVolume, VolumeListing,
+};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 #[async_trait]
 impl Provider for Sim {
     fn name(&self) -> &'static str {
-        "onhost"
+        "sim"
+    }
+
+    fn choice(&self) -> ProviderChoice {
+        ProviderChoice::OnHost
     }
 
     fn place(&self) -> &'static str {
@@ -19,6 +28,18 @@ impl Provider for Sim {
 
     fn max_batch(&self) -> u32 {
         1
+    }
+
+    fn launch_rate(&self) -> Option<LaunchRate> {
+        None
+    }
+
+    fn terminate_pause(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn image(&self, _class: &ResourceClass) -> Option<String> {
+        None
     }
 
     fn capacity(&self) -> Budget {
@@ -51,6 +72,21 @@ impl Provider for Sim {
         let mut state = self.lock();
         state.count("find_machine");
         Ok(show(&mut state, provider_id, now))
+    }
+
+    async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError> {
+        let now = self.now();
+        let mut state = self.lock();
+        state.count("find_machines");
+        Ok(provider_ids.iter().filter_map(|id| show(&mut state, id, now)).collect())
+    }
+
+    async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
+        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+    }
+
+    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        Ok(None)
     }
 
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {

@@ -5,6 +5,7 @@ use crate::domain::identity::{Bootstrap, Identity};
 use crate::guest::{Endpoint, Guest, GuestError, Personality};
 use crate::provider::MachineState;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -58,6 +59,21 @@ impl Guest for Sim {
                 machine.keys.logins.extend(public_keys.iter().cloned());
                 Ok(())
             }
+            None => Err(GuestError::NotReachable(deadline)),
+        }
+    }
+
+    async fn set_end(
+        &self,
+        _ssh: SocketAddr,
+        identity: &Identity,
+        _end_at: DateTime<Utc>,
+        deadline: Duration,
+    ) -> Result<(), GuestError> {
+        let mut state = self.lock();
+        state.count("set_end");
+        match state.machines.values().find(|m| m.keys.host == identity.host_public) {
+            Some(_) => Ok(()),
             None => Err(GuestError::NotReachable(deadline)),
         }
     }

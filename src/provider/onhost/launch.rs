@@ -59,7 +59,7 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     let began = Instant::now();
     let id = &record.provider_id;
     let failed = |error| ProviderError::transient(format!("starting {id}"), error);
-    let image = on_host.image().map_err(ProviderError::Invalid)?;
+    let image = on_host.open_image().map_err(ProviderError::Invalid)?;
     let link = match on_host.network() {
         VmNetwork::Open if !host::has_program(passt::PROGRAM) => return Err(ProviderError::Invalid(NO_PASST.into())),
         VmNetwork::Open => Link::Guarded,

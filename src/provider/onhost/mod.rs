@@ -33,8 +33,10 @@ mod seed;
 pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 
-use super::{Finding, LaunchSpec, Listing, Machine, Provider, ProviderError};
-use crate::domain::settings::{Budget, Settings, VmNetwork};
+use super::{Finding, LaunchSpec, Listing, Machine, Provider, ProviderError, ProviderVolume, VolumeListing};
+use crate::domain::rate::LaunchRate;
+use crate::domain::resource_class::ResourceClass;
+use crate::domain::settings::{Budget, ProviderChoice, Settings, VmNetwork};
 use address::Ports;
 use anyhow::Context;
 use async_trait::async_trait;
@@ -77,7 +79,7 @@ impl OnHost {
         tracing::info!(ports = ports.explain(), "on-host provider");
         let closed = AtomicBool::new(config.network == VmNetwork::Closed);
         let on_host = Self { config, folders, ports, closed, accelerator: Arc::default() };
-        if let Ok(image) = on_host.image() {
+        if let Ok(image) = on_host.open_image() {
             on_host.accelerator(&image, PROBE_PATIENCE).await?;
         }
         Ok(on_host)
@@ -87,7 +89,7 @@ impl OnHost {
         if self.closed.load(Ordering::Relaxed) { VmNetwork::Closed } else { VmNetwork::Open }
     }
 
-    fn image(&self) -> Result<Image, String> {
+    fn open_image(&self) -> Result<Image, String> {
         Image::open(&self.config.images)
     }
 
@@ -120,12 +122,28 @@ impl Provider for OnHost {
         "onhost"
     }
 
+    fn choice(&self) -> ProviderChoice {
+        ProviderChoice::OnHost
+    }
+
     fn place(&self) -> &str {
         &self.config.host
     }
 
     fn max_batch(&self) -> u32 {
         1
+    }
+
+    fn launch_rate(&self) -> Option<LaunchRate> {
+        None
+    }
+
+    fn terminate_pause(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn image(&self, _class: &ResourceClass) -> Option<String> {
+        Some(self.open_image().ok()?.manifest.hash)
     }
 
     fn capacity(&self) -> Budget {
@@ -149,6 +167,20 @@ impl Provider for OnHost {
     async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError> {
         let (folders, installation, id) = (self.folders.clone(), self.config.installation, provider_id.to_owned());
         blocking(move || folders.find(&id, installation)).await.map_err(unreadable)
+    }
+
+    async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError> {
+        let (folders, installation, ids) = (self.folders.clone(), self.config.installation, provider_ids.to_vec());
+        let look = move || ids.iter().filter_map(|id| folders.find(id, installation).transpose()).collect();
+        blocking(look).await.map_err(unreadable)
+    }
+
+    async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
+        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+    }
+
+    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        Ok(None)
     }
 
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {
