@@ -10,7 +10,7 @@ mod up;
 use crate::config::{Config, ConfigError, Sources};
 use crate::db::connect::Server;
 use crate::domain::ids::InstallationId;
-use crate::{admin, cli, config};
+use crate::{admin, cli, config, loops};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
@@ -36,8 +36,10 @@ enum Command {
     Up(up::UpArguments),
     /// Serves the API and brings VMs up and down.
     Serve(ServeArguments),
+    /// Keeps the base of VMs that wait for jobs, and replaces them each day.
+    Scaler(RoleArguments),
     /// Ends what is past its time and collects what was left behind.
-    Gc(RoleArguments),
+    Gc(GcArguments),
     /// Brings the database's schema up to date.
     Migrate,
     /// Makes API tokens.
@@ -80,6 +82,18 @@ struct RoleArguments {
     /// Folder of this host's VMs; none: this process makes no VMs on its host.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct GcArguments {
+    #[command(flatten)]
+    role: RoleArguments,
+    /// Only say what would be done now, and why; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -146,9 +160,18 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             log();
             service::serve(serve, read("vm-service")).await.map(|()| ExitCode::SUCCESS)
         }
-        Command::Gc(role) => {
+        Command::Scaler(role) => {
             log();
-            service::gc(&role, &read("vm-gc")?).await.map(|()| ExitCode::SUCCESS)
+            service::role(&role, &read("vm-scaler")?, loops::scaler_loops).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Gc(gc) => {
+            log();
+            let config = read("vm-gc")?;
+            match gc.dry_run {
+                true => service::gc_dry_run(&gc.role, &config, gc.json).await,
+                false => service::role(&gc.role, &config, loops::gc_loops).await,
+            }
+            .map(|()| ExitCode::SUCCESS)
         }
         Command::Migrate => {
             log();

@@ -18,7 +18,7 @@ use crate::loops::{Loop, World};
 use crate::provider::Provider;
 use crate::provider::onhost::{OnHost, OnHostConfig};
 use crate::seal::Sealer;
-use crate::{http, loops};
+use crate::{admin, http, loops};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,13 +170,24 @@ async fn while_answering(
     service
 }
 
-/// `vm-service gc`.
-pub(super) async fn gc(arguments: &RoleArguments, config: &Config) -> anyhow::Result<()> {
+/// `vm-service scaler` and `vm-service gc`: a role without an API.
+pub(super) async fn role(
+    arguments: &RoleArguments,
+    config: &Config,
+    loops: fn(&World) -> Vec<Arc<dyn Loop>>,
+) -> anyhow::Result<()> {
     let told = on_signal();
     let Some(parts) = told.run_until_cancelled(parts(arguments, config)).await else { return Ok(()) };
     let service = Service::new(parts?).await?;
-    let loops = loops::gc_loops(&service.world);
+    let loops = loops(&service.world);
     service.run(loops, None, told).await
+}
+
+/// `vm-service gc --dry-run`.
+pub(super) async fn gc_dry_run(arguments: &RoleArguments, config: &Config, json: bool) -> anyhow::Result<()> {
+    let service = Service::new(parts(arguments, config).await?).await?;
+    let findings = admin::dry_run::look(&service.world, service.clock.now()).await?;
+    admin::dry_run::print(&findings, json, &mut std::io::stdout().lock())
 }
 
 async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {
@@ -184,12 +195,23 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
     let sealer = Arc::new(sealer(&config.sealing_keys)?);
     let db = Db::lazily(server.options(), POOL);
     wait_for_schema(&db).await?;
-    let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), ServiceClock::new().now()).await?;
+    let installation = ensure_installation(&db, config.installation).await?;
     let providers = match &arguments.data {
         Some(data) => vec![on_host(data, config.images.clone(), config.host.clone(), installation).await?],
         None => Vec::new(),
     };
     Ok(Parts { server, db, sealer, installation, providers, seed: config.settings_seed.clone().unwrap_or_default() })
+}
+
+/// Who we are: as configured, or as the database says.
+pub(super) async fn ensure_installation(db: &Db, wanted: Option<InstallationId>) -> anyhow::Result<InstallationId> {
+    let fresh = wanted.unwrap_or_else(|| InstallationId(Uuid::new_v4()));
+    let installation = db.ensure_installation(fresh, ServiceClock::new().now()).await?;
+    anyhow::ensure!(
+        wanted.is_none_or(|wanted| wanted == installation),
+        "this database belongs to installation {installation}, not to {fresh}: set VM_SERVICE_INSTALLATION to its id, or use another"
+    );
+    Ok(installation)
 }
 
 /// Binds the API's socket.

@@ -22,7 +22,6 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// The file of the operator's token, in the data folder.
 const TOKEN: &str = "operator.token";
@@ -98,6 +97,7 @@ async fn run(
     let service = service?;
     tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = loops::serve_loops(&service.world);
+    all.extend(loops::scaler_loops(&service.world));
     all.extend(loops::gc_loops(&service.world));
     service.run(all, Some(listener), told).await
 }
@@ -109,8 +109,7 @@ async fn start(arguments: &UpArguments, config: &Config, data: &Path, server: Se
     let db = Db::lazily(server.options(), POOL);
     db.migrate().await?;
     let sealer = Arc::new(ensure_sealer(data, config)?);
-    let now = ServiceClock::new().now();
-    let installation = db.ensure_installation(InstallationId(Uuid::new_v4()), now).await?;
+    let installation = service::ensure_installation(&db, Some(kept_installation(data, config, &db).await?)).await?;
     ensure_operator_token(data, &db, &sealer).await?;
     let host = ensure_host(data, &config.host)?;
     let provider = service::on_host(data, config.images.clone(), host, installation).await?;
@@ -129,6 +128,20 @@ fn ensure_host(data: &Path, name: &str) -> anyhow::Result<String> {
         write_private(&file, name.as_bytes())?;
     }
     std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+}
+
+/// Who we are, also after the database is lost: kept beside the VMs' folders.
+async fn kept_installation(data: &Path, config: &Config, db: &Db) -> anyhow::Result<InstallationId> {
+    if let Some(installation) = config.installation {
+        return Ok(installation);
+    }
+    let file = data.join("installation");
+    if !file.exists() {
+        let known = service::ensure_installation(db, None).await?;
+        write_private(&file, known.to_string().as_bytes())?;
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    text.trim().parse().with_context(|| format!("reading {}: it holds no UUID", file.display()))
 }
 
 /// Holds the data folder for this process.

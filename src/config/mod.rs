@@ -7,6 +7,7 @@
 
 mod sources;
 
+use crate::domain::ids::InstallationId;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Config {
     pub images: Option<PathBuf>,
     /// This machine's name, in rows of on-host VMs.
     pub host: String,
+    /// Who we are; none: the database makes it up. With it a lost database finds its machines again.
+    pub installation: Option<InstallationId>,
 }
 
 /// The guide's `POSTGRES_*` names.
@@ -60,6 +63,7 @@ impl Config {
             settings_seed: settings_seed(&values, &mut mistakes),
             images: values.get("VM_SERVICE_IMAGES").map(PathBuf::from),
             host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
+            installation: installation(&values, &mut mistakes),
         };
         if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
     }
@@ -100,6 +104,15 @@ fn postgres(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Op
         tls,
         root_certificate: values.get("POSTGRES_SSLROOTCERT").map(PathBuf::from),
     })
+}
+
+fn installation(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<InstallationId> {
+    let text = values.get("VM_SERVICE_INSTALLATION")?;
+    let id = text.parse().ok();
+    if id.is_none() {
+        mistakes.push(format!("VM_SERVICE_INSTALLATION is \"{}\": give a UUID.", text.escape_debug()));
+    }
+    id
 }
 
 fn settings_seed(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<Settings> {
@@ -177,9 +190,10 @@ mod tests {
             ("POSTGRES_PORT", "many"),
             ("POSTGRES_SSLMODE", "perhaps"),
             ("VM_SERVICE_SETTINGS", "{\"provider\": \"moon\"}"),
+            ("VM_SERVICE_INSTALLATION", "ours"),
         ];
         let error = Config::read(&sources(folder.path(), &environment)).unwrap_err();
-        assert_eq!(error.0.len(), 4, "{error}");
+        assert_eq!(error.0.len(), 5, "{error}");
     }
 
     #[test]

@@ -2,10 +2,16 @@
 
 use super::{Db, DbError};
 use crate::domain::ids::{LaunchId, VmId};
-use crate::domain::plan::assign::{Available, Room, Supply};
+use crate::domain::plan::assign::Available;
 use crate::domain::plan::gc::BoundVm;
+use crate::domain::plan::queue::{LaneKey, priority};
+use crate::domain::plan::room::{Kind, Room, Supply};
+use crate::domain::plan::scale::Idle;
+use crate::domain::resource_class::ResourceClass;
+use crate::domain::settings::Settings;
 use crate::domain::task::Executor;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::types::Json;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Db {
@@ -17,10 +23,10 @@ impl Db {
         let rows = sqlx::query_as!(
             Available,
             r#"-- census::list_available
-               select id as "id: VmId", executor as "executor: Executor", resource_class, available_at as "since!"
+               select id as "id: VmId", executor as "executor: Executor", resource_class, absolute_end_at
                from vms.vms
-               where state = 'available' and (hold_until is null or hold_until <= $1) and available_at is not null
-               order by available_at"#,
+               where state = 'available' and (hold_until is null or hold_until <= $1)
+               order by available_at, id"#,
             now
         )
         .fetch_all(&self.pool)
@@ -28,25 +34,57 @@ impl Db {
         Ok(rows)
     }
 
-    /// What there is of each kind of VM, and of late failures.
+    /// Free VMs by kind, oldest first; `images` says by class what a new VM would be made of, and how.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn supply(&self, now: DateTime<Utc>) -> Result<BTreeMap<(Executor, String), Supply>, DbError> {
+    pub async fn list_idle(
+        &self,
+        classes: &BTreeMap<String, (ResourceClass, Option<String>)>,
+        now: DateTime<Utc>,
+    ) -> Result<BTreeMap<Kind, Vec<Idle>>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::list_idle
+               select v.id as "id: VmId", v.executor as "executor: Executor", v.resource_class, v.available_at as "since!", v.created_at,
+                      l.class_spec as "class?: Json<ResourceClass>", l.image as "image?"
+               from vms.vms v left join vms.launches l on l.id = v.launch_id
+               where v.state = 'available' and (v.hold_until is null or v.hold_until <= $1) and v.available_at is not null
+               order by v.available_at, v.id"#,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut idle: BTreeMap<Kind, Vec<Idle>> = BTreeMap::new();
+        for row in rows {
+            let outdated = classes.get(&row.resource_class).is_none_or(|(class, image)| {
+                let same_size = row.class.as_ref().is_none_or(|made| made.0.makes_the_same(class));
+                !same_size || (image.is_some() && row.image.is_some() && row.image != *image)
+            });
+            let vm = Idle { id: row.id, since: row.since, made_at: row.created_at, outdated };
+            idle.entry((row.executor, row.resource_class)).or_default().push(vm);
+        }
+        Ok(idle)
+    }
+
+    /// What there is of each kind of VM.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn supply(&self, now: DateTime<Utc>) -> Result<BTreeMap<Kind, Supply>, DbError> {
         let rows = sqlx::query!(
             r#"-- census::supply
-               select v.executor as "executor: Executor", v.resource_class,
-                      count(*) filter (where v.state in ('requested', 'launching', 'booting')
-                                         and (v.hold_until is null or v.hold_until <= $1)) as "in_flight!",
-                      count(*) filter (where v.state <> 'terminated') as "live!",
-                      count(*) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as "failures!",
-                      max(v.start_failed_at) filter (where v.start_failed_at > coalesce(s.last_success_at, '-infinity')) as last_failure_at
-               from vms.vms v
-               left join (select executor, resource_class, max(available_at) as last_success_at
-                          from vms.vms group by executor, resource_class) s
-                   on s.executor = v.executor and s.resource_class = v.resource_class
-               where v.state <> 'terminated' or v.start_failed_at is not null
-               group by v.executor, v.resource_class"#,
+               select executor as "executor!: Executor", resource_class as "resource_class!",
+                      sum(in_flight)::bigint as "in_flight!", sum(available)::bigint as "available!", sum(live)::bigint as "live!"
+               from (select executor, resource_class,
+                            count(*) filter (where state in ('requested', 'launching', 'booting')
+                                               and (hold_until is null or hold_until <= $1)) as in_flight,
+                            count(*) filter (where state = 'available' and (hold_until is null or hold_until <= $1)) as available,
+                            count(*) as live
+                     from vms.vms where state <> 'terminated' group by executor, resource_class
+                     union all
+                     select executor, resource_class, 0, 0, count(*) from vms.orphans
+                     where executor is not null and resource_class is not null group by executor, resource_class) s
+               group by executor, resource_class"#,
             now
         )
         .fetch_all(&self.pool)
@@ -55,12 +93,8 @@ impl Db {
         Ok(rows
             .into_iter()
             .map(|row| {
-                let supply = Supply {
-                    in_flight: number(row.in_flight),
-                    live: number(row.live),
-                    failures: number(row.failures),
-                    last_failure_at: row.last_failure_at,
-                };
+                let supply =
+                    Supply { in_flight: number(row.in_flight), available: number(row.available), live: number(row.live) };
                 ((row.executor, row.resource_class), supply)
             })
             .collect())
@@ -80,6 +114,49 @@ impl Db {
         Ok(rows.into_iter().map(|row| (row.project_id, u32::try_from(row.count).unwrap_or(u32::MAX))).collect())
     }
 
+    /// When each lane of the queue was last given a VM, as far back as `within`.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn lanes_served(
+        &self,
+        settings: &Settings,
+        within: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<BTreeMap<LaneKey, DateTime<Utc>>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::lanes_served
+               select project_id, priority, executor as "executor: Executor", resource_class, max(claimed_at) as "at!"
+               from vms.tasks where claimed_at > $1 group by project_id, priority, executor, resource_class"#,
+            now - within
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let priority = priority(settings, &row.project_id, row.priority);
+                ((row.project_id, priority, row.executor, row.resource_class), row.at)
+            })
+            .collect())
+    }
+
+    /// Tasks that wait, by kind and project.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn count_waiting(&self) -> Result<Vec<(Kind, String, u32)>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::count_waiting
+               select executor as "executor: Executor", resource_class, project_id, count(*) as "count!"
+               from vms.tasks where state = 'queued' group by executor, resource_class, project_id"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(rows.into_iter().map(|row| ((row.executor, row.resource_class), row.project_id, number(row.count))).collect())
+    }
+
     /// How many more VMs the limits in force allow. A plan made of it can be late; the insert checks again.
     ///
     /// # Errors
@@ -87,7 +164,7 @@ impl Db {
     pub async fn room(&self) -> Result<Room, DbError> {
         let row = sqlx::query!(
             r#"-- census::room
-               select greatest(b.max_vms - count(v.id), 0) as "vms!",
+               select greatest(b.max_vms - count(v.id) - (select count(*) from vms.orphans), 0) as "vms!",
                       greatest(b.max_in_flight - count(v.id) filter (where v.state in ('requested', 'launching', 'booting')), 0) as "in_flight!"
                from vms.budget b left join vms.vms v on v.state <> 'terminated'
                group by b.max_vms, b.max_in_flight"#
@@ -106,7 +183,8 @@ impl Db {
         let rows = sqlx::query_as!(
             BoundVm,
             r#"-- census::list_bound
-               select id as "id: VmId", provider_id as "provider_id!", missing_at, state = 'terminating' as "ending!"
+               select id as "id: VmId", provider_id as "provider_id!", missing_at, state = 'terminating' as "ending!",
+                      state in ('stopping', 'stopped') as "reserved!", coalesce(launched_at, created_at) as "launched_at!"
                from vms.vms
                where state <> 'terminated' and provider_id is not null and provider = $1 and place = $2"#,
             place.0,

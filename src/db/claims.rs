@@ -2,6 +2,7 @@
 
 use super::events::{self, Event};
 use super::rows::{WayIn, way_in};
+use super::tasks::NewTask;
 use super::{Db, DbError, LEASE_SECONDS, leased};
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::TaskState;
@@ -42,7 +43,7 @@ impl Db {
     /// See [`DbError`].
     pub async fn lease_preparing(&self, place: (&str, &str), now: DateTime<Utc>, limit: i64) -> Result<Vec<Preparing>, DbError> {
         let rows = sqlx::query!(
-            r#"-- tasks::lease_preparing
+            r#"-- claims::lease_preparing
                with due as (
                    select q.id from vms.tasks q join vms.vms m on m.id = q.vm_id
                    where q.state = 'preparing' and q.due_at <= $1 and (q.lease_until is null or q.lease_until <= $1)
@@ -78,7 +79,7 @@ impl Db {
     pub async fn finish_preparing(&self, task: TaskId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
-            "-- tasks::finish_preparing
+            "-- claims::finish_preparing
              update vms.tasks set state = 'ready', ready_at = $3, expires_at = $3::timestamptz + make_interval(secs => max_run_seconds),
                     due_at = $3, lease_until = null
              where id = $1 and lease_token = $2 and state = 'preparing'",
@@ -99,45 +100,29 @@ impl Db {
         self.wake.send();
         Ok(())
     }
-
-    /// Renews the lease.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn renew_task_lease(&self, task: TaskId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- tasks::renew_task_lease
-             update vms.tasks set lease_until = $3::timestamptz + make_interval(secs => $4) where id = $1 and lease_token = $2 and state = 'preparing'",
-            task.0,
-            lease,
-            now,
-            LEASE_SECONDS,
-        )
-        .execute(&self.pool)
-        .await?;
-        leased(done.rows_affected())
-    }
 }
 
-/// A fitting free VM, unless a waiting task ranks before this one.
+/// A fitting free VM, unless another task waits for one of its kind: then the queue decides.
 pub(super) async fn pick_vm(
     connection: &mut PgConnection,
-    request: &TaskRequest,
+    new: &NewTask<'_>,
     now: DateTime<Utc>,
 ) -> Result<Option<VmId>, DbError> {
     let id = sqlx::query_scalar!(
-        r#"-- tasks::pick_vm
+        r#"-- claims::pick_vm
            select v.id as "id: VmId" from vms.vms v
            where v.state = 'available' and v.executor = $1 and v.resource_class = $2 and (v.hold_until is null or v.hold_until <= $4)
-             and (select count(*) from vms.tasks t
-                  where t.state = 'queued' and t.executor = $1 and t.resource_class = $2 and t.priority >= $3) <= 1
-           order by v.available_at
+             and v.absolute_end_at >= $4::timestamptz + make_interval(secs => $5)
+             and not exists (select from vms.tasks t
+                             where t.state = 'queued' and t.executor = $1 and t.resource_class = $2 and t.id <> $3)
+           order by v.available_at, v.id
            limit 1
            for update skip locked"#,
-        request.executor.as_str(),
-        request.resource_class,
-        request.priority,
+        new.request.executor.as_str(),
+        new.request.resource_class,
+        new.id.0,
         now,
+        f64::from(new.max_run_seconds),
     )
     .fetch_optional(connection)
     .await?;
@@ -158,7 +143,7 @@ pub(super) async fn claim_in_savepoint(
 
 async fn claim(connection: &mut PgConnection, task: TaskId, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
     let taken = sqlx::query!(
-        "-- tasks::claim (VM)
+        "-- claims::claim (VM)
          update vms.vms v
          set state = 'assigned', assigned_at = $3, project_id = t.project_id, cache_trust = 'trusted', reason = null,
              deadline_at = null, due_at = $3, lease_token = v.lease_token + 1, lease_until = null
@@ -174,9 +159,9 @@ async fn claim(connection: &mut PgConnection, task: TaskId, vm: VmId, now: DateT
         return Err(DbError::Conflict(format!("VM {vm} is not free for task {task} any more")));
     }
     let state = sqlx::query_scalar!(
-        r#"-- tasks::claim (task)
+        r#"-- claims::claim (task)
            update vms.tasks
-           set vm_id = $2, due_at = $3,
+           set vm_id = $2, due_at = $3, claimed_at = $3, waiting_reason = null,
                state = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0 then 'ready' else 'preparing' end,
                ready_at = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0 then $3::timestamptz end,
                expires_at = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0

@@ -48,6 +48,28 @@ pub(super) async fn insert(connection: &mut PgConnection, now: DateTime<Utc>, ev
     Ok(())
 }
 
+/// Adds one event each about these VMs, with the same words.
+pub(super) async fn insert_about_vms(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    kind: &str,
+    vms: &[VmId],
+    message: &str,
+) -> Result<(), DbError> {
+    let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+    sqlx::query!(
+        "-- events::insert_about_vms
+         insert into vms.events (at, kind, vm_id, message) select $1, $2, id, $4 from unnest($3::uuid[]) as id",
+        now,
+        kind,
+        &ids,
+        message,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 impl Db {
     /// Adds an event that stands alone.
     ///
@@ -58,7 +80,7 @@ impl Db {
         insert(&mut connection, now, event).await
     }
 
-    /// Notes why each task waits, once and not each tick: only where the newest reason of the task was another.
+    /// Notes why each task waits, where that is news.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -70,10 +92,12 @@ impl Db {
         let reasons: Vec<_> = waits.iter().map(|(_, reason)| reason.clone()).collect();
         sqlx::query!(
             "-- events::note_waits
-             insert into vms.events (at, kind, task_id, message)
-             select $1, 'task.waiting', w.task, w.reason from unnest($2::uuid[], $3::text[]) as w (task, reason)
-             where w.reason is distinct from
-                 (select e.message from vms.events e where e.task_id = w.task and e.kind = 'task.waiting' order by e.id desc limit 1)",
+             with told as (
+                 update vms.tasks t set waiting_reason = w.reason from unnest($2::uuid[], $3::text[]) as w (task, reason)
+                 where t.id = w.task and t.state = 'queued' and t.waiting_reason is distinct from w.reason
+                 returning t.id, w.reason
+             )
+             insert into vms.events (at, kind, task_id, message) select $1, 'task.waiting', id, reason from told order by id",
             now,
             &ids,
             &reasons,

@@ -5,14 +5,16 @@ use crate::domain::ids::InstallationId;
 use chrono::{DateTime, Utc};
 
 impl Db {
-    /// The installation's id; `fresh` becomes it when there is none. Whoever comes second gets the first one's.
+    /// The installation's id; `fresh` becomes it when there is none. Whoever comes second gets the first one's. Machines of this
+    /// installation that are older than its database are known to have lost their rows.
     ///
     /// # Errors
     /// See [`DbError`].
     pub async fn ensure_installation(&self, fresh: InstallationId, now: DateTime<Utc>) -> Result<InstallationId, DbError> {
         sqlx::query!(
             "-- installation::ensure_installation
-             insert into vms.installation (id, created_at) values ($1, $2) on conflict do nothing",
+             with made as (insert into vms.installation (id, created_at) values ($1, $2) on conflict do nothing returning created_at)
+             insert into vms.losses (until, reason) select created_at, 'the database was new' from made",
             fresh.0,
             now
         )

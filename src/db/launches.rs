@@ -1,9 +1,10 @@
 //! `vms.launches`: intent before effect. The row, its token and its VMs are there before the provider is called; whatever
 //! happens to the caller, the same call is made again with the same token, or its machines are found by their tags.
 
-use super::events::{self, Event};
-use super::{Db, DbError, LEASE_SECONDS, leased};
+use super::events;
+use super::{Db, DbError, LEASE_SECONDS, breakers, call_rates, leased};
 use crate::domain::ids::{LaunchId, VmId};
+use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::tags::Origin;
 use crate::domain::task::Executor;
@@ -36,6 +37,36 @@ pub struct NewLaunch {
     pub deadline_at: DateTime<Utc>,
     /// When its VMs end themselves as long as nobody has called them.
     pub absolute_end_at: DateTime<Utc>,
+    /// VMs of its kind that were free or on their way when it was decided.
+    pub seen: u32,
+    /// What its machines are going to be made of.
+    pub image: Option<String>,
+    /// How fast the provider may be asked.
+    pub rate: Option<LaunchRate>,
+}
+
+/// What the answer to a call says about the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing happened: the same call again.
+    Throttled,
+    /// Nothing happened, and the same call would be refused again: a new attempt.
+    Refused,
+    /// It may have happened: the same call with the same token.
+    Unclear,
+}
+
+/// How a launch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End<'a> {
+    /// The provider answered.
+    Answered,
+    /// It was not sent: nobody waits for it any more.
+    NotNeeded,
+    /// The provider had no room: nothing was made, and no VM failed.
+    NoRoom,
+    /// Refused for good, or never answered: a failed start.
+    Failed(&'a str),
 }
 
 /// A launch under lease.
@@ -70,25 +101,26 @@ pub struct LeasedLaunch {
 }
 
 impl Db {
-    /// Writes the launch and its VMs in one transaction, within the limits. An on-demand launch is written only while as many
-    /// tasks wait without a VM: two planners of the same queue cannot both launch for it.
+    /// Writes the launch and its VMs in one transaction, within the limits and the call budget, and only while there are no more VMs of
+    /// its kind than the planner saw: two planners of the same shortage cannot both launch for it.
     ///
     /// # Errors
-    /// `LimitReached`, `Conflict` (nobody waits for it any more): nothing was written.
+    /// `LimitReached`, `Conflict` (decided on old news): nothing was written.
     pub async fn insert_launch(&self, new: &NewLaunch, now: DateTime<Utc>) -> Result<(), DbError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("-- launches::insert_launch (lock)\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
-        if new.origin == Origin::OnDemand {
-            let unserved = unserved(&mut tx, new.executor, &new.resource_class, now).await?;
-            if unserved < i64::try_from(new.vms.len()).unwrap_or(i64::MAX) {
-                return Err(DbError::Conflict("nobody waits for this launch any more".to_owned()));
-            }
+        let count = u32::try_from(new.vms.len()).unwrap_or(u32::MAX);
+        if free_supply(&mut tx, new.executor, &new.resource_class, now).await? > i64::from(new.seen) {
+            return Err(DbError::Conflict("somebody else has launched for it".to_owned()));
+        }
+        if !call_rates::take(&mut tx, (&new.provider, &new.place), new.rate, count, now).await? {
+            return Err(DbError::Conflict("the provider is asked as fast as it may be".to_owned()));
         }
         sqlx::query!(
             "-- launches::insert_launch
              insert into vms.launches (id, executor, resource_class, class_spec, origin, provider, place, machines,
-                                       bootstrap_sealed, created_at, due_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
+                                       bootstrap_sealed, created_at, due_at, image)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11)",
             new.id.0,
             new.executor.as_str(),
             new.resource_class,
@@ -99,31 +131,35 @@ impl Db {
             i32::try_from(new.vms.len()).unwrap_or(i32::MAX),
             new.bootstrap_sealed,
             now,
+            new.image,
         )
         .execute(&mut *tx)
         .await?;
-        for vm in &new.vms {
-            sqlx::query!(
-                "-- launches::insert_launch (VM)
-                 insert into vms.vms (id, launch_id, executor, resource_class, origin, provider, place, deadline_at,
-                                      absolute_end_at, created_at, due_at)
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
-                vm.0,
-                new.id.0,
-                new.executor.as_str(),
-                new.resource_class,
-                new.origin.as_str(),
-                new.provider,
-                new.place,
-                new.deadline_at,
-                new.absolute_end_at,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
-            let message = format!("A {} VM of class {} is wanted.", new.executor, new.resource_class);
-            events::insert(&mut tx, now, Event { kind: "vm.requested", task: None, vm: Some(*vm), message }).await?;
-        }
+        let ids: Vec<_> = new.vms.iter().map(|vm| vm.0).collect();
+        sqlx::query!(
+            "-- launches::insert_launch (VMs)
+             insert into vms.vms (id, launch_id, executor, resource_class, origin, provider, place, deadline_at,
+                                  absolute_end_at, created_at, due_at)
+             select id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10 from unnest($1::uuid[]) as id",
+            &ids,
+            new.id.0,
+            new.executor.as_str(),
+            new.resource_class,
+            new.origin.as_str(),
+            new.provider,
+            new.place,
+            new.deadline_at,
+            new.absolute_end_at,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let why = match new.origin {
+            Origin::OnDemand => "for a task that waits",
+            Origin::Preallocated => "ahead of demand",
+        };
+        let message = format!("Wanted {why}: one of {count} machines of class {} in launch {}.", new.resource_class, new.id);
+        events::insert_about_vms(&mut tx, now, "vm.requested", &new.vms, &message).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(())
@@ -140,7 +176,7 @@ impl Db {
                    select id from vms.launches
                    where state = 'requested' and provider = $1 and place = $2 and due_at <= $3
                      and (lease_until is null or lease_until <= $3)
-                   order by due_at limit $4 for update skip locked
+                   order by due_at, id limit $4 for update skip locked
                )
                update vms.launches l set lease_token = lease_token + 1, lease_until = $3::timestamptz + make_interval(secs => $5)
                from due where l.id = due.id
@@ -176,14 +212,23 @@ impl Db {
             .collect())
     }
 
-    /// Whether somebody still waits for the VMs of this kind that are on their way.
+    /// Whether the VMs of this kind that are on their way are still wanted: by tasks that wait, or by the pool, which keeps `base` free.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, now: DateTime<Utc>) -> Result<bool, DbError> {
+    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, base: u32, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut connection = self.pool.acquire().await?;
-        Ok(launch.origin == Origin::Preallocated
-            || unserved(&mut connection, launch.executor, &launch.resource_class, now).await? >= 0)
+        let supply = free_supply(&mut connection, launch.executor, &launch.resource_class, now).await?;
+        let queued = sqlx::query_scalar!(
+            r#"-- launches::is_launch_needed
+               select count(*) as "count!" from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2"#,
+            launch.executor.as_str(),
+            launch.resource_class,
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        // What the whole launch would add is not needed only when the rest is enough by itself.
+        Ok(supply - launch.wanted < queued + i64::from(base))
     }
 
     /// Notes that the call goes out next: from here on machines may exist.
@@ -203,37 +248,17 @@ impl Db {
         leased(done.rows_affected())
     }
 
-    /// The provider answered: the launch is over, and rows without a machine are not going to have one.
+    /// The launch is over: rows without a machine are not going to have one.
     ///
     /// # Errors
     /// `LostLease`.
-    pub async fn finish_launch(&self, launch: LaunchId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
-        self.end_launch(launch, lease, "sent", "the provider gave fewer machines than asked for", None, now).await
-    }
-
-    /// The launch is not made, or refused for good; `failure` is the reason of a refusal.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn fail_launch(
-        &self,
-        launch: LaunchId,
-        lease: i64,
-        failure: Option<&str>,
-        now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
-        self.end_launch(launch, lease, "failed", failure.unwrap_or("it is not needed any more"), failure, now).await
-    }
-
-    async fn end_launch(
-        &self,
-        launch: LaunchId,
-        lease: i64,
-        state: &str,
-        reason: &str,
-        failure: Option<&str>,
-        now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
+    pub async fn end_launch(&self, launch: LaunchId, lease: i64, end: End<'_>, now: DateTime<Utc>) -> Result<(), DbError> {
+        let (state, reason, failure) = match end {
+            End::Answered => ("sent", "the provider gave fewer machines than asked for", None),
+            End::NotNeeded => ("failed", "it is not needed any more", None),
+            End::NoRoom => ("failed", "the provider had no room for it in time", None),
+            End::Failed(reason) => ("failed", reason, Some(reason)),
+        };
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "-- launches::end_launch
@@ -248,28 +273,25 @@ impl Db {
         leased(done.rows_affected())?;
         let unbound = sqlx::query_scalar!(
             r#"-- launches::end_launch (VMs)
-               update vms.vms
-               set state = 'terminated', reason = $2, terminated_at = $3, deadline_at = null,
-                   start_failed_at = case when $4 then $3::timestamptz end
+               update vms.vms set state = 'terminated', reason = $2, terminated_at = $3, deadline_at = null
                where launch_id = $1 and provider_id is null and state in ('requested', 'terminating')
                returning id as "id: VmId""#,
             launch.0,
             reason,
             now,
-            failure.is_some(),
         )
         .fetch_all(&mut *tx)
         .await?;
-        for vm in unbound {
-            let message = format!("No machine: {reason}.");
-            events::insert(&mut tx, now, Event { kind: "vm.terminated", task: None, vm: Some(vm), message }).await?;
+        if failure.is_some() {
+            breakers::note_failed_starts(&mut tx, &unbound, now).await?;
         }
+        events::insert_about_vms(&mut tx, now, "vm.terminated", &unbound, &format!("No machine: {reason}.")).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(())
     }
 
-    /// Puts the call back; `new_attempt` when the next one must carry a new token.
+    /// Puts the call back.
     ///
     /// # Errors
     /// `LostLease`.
@@ -278,36 +300,21 @@ impl Db {
         launch: LaunchId,
         lease: i64,
         due_at: DateTime<Utc>,
-        new_attempt: bool,
+        after: After,
         error: &str,
     ) -> Result<(), DbError> {
         let done = sqlx::query!(
             "-- launches::postpone_launch
-             update vms.launches set due_at = $3, attempt = attempt + case when $4 then 1 else 0 end, error = $5, lease_until = null
+             update vms.launches
+             set due_at = $3, error = $4, lease_until = null, attempt = attempt + case when $5 then 1 else 0 end,
+                 attempted_at = case when $6 then null else attempted_at end
              where id = $1 and lease_token = $2",
             launch.0,
             lease,
             due_at,
-            new_attempt,
             error,
-        )
-        .execute(&self.pool)
-        .await?;
-        leased(done.rows_affected())
-    }
-
-    /// Renews the lease.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn renew_launch_lease(&self, launch: LaunchId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- launches::renew_launch_lease
-             update vms.launches set lease_until = $3::timestamptz + make_interval(secs => $4) where id = $1 and lease_token = $2",
-            launch.0,
-            lease,
-            now,
-            LEASE_SECONDS,
+            after == After::Refused,
+            after != After::Unclear,
         )
         .execute(&self.pool)
         .await?;
@@ -330,14 +337,13 @@ impl Db {
     }
 }
 
-/// Waiting tasks of a kind less the VMs that are free or on their way for them.
-async fn unserved(connection: &mut PgConnection, executor: Executor, class: &str, now: DateTime<Utc>) -> Result<i64, DbError> {
+/// VMs of a kind that are free or on their way.
+async fn free_supply(connection: &mut PgConnection, executor: Executor, class: &str, now: DateTime<Utc>) -> Result<i64, DbError> {
     let count = sqlx::query_scalar!(
-        r#"-- launches::unserved
-           select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2)
-                - (select count(*) from vms.vms
-                   where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2
-                     and (hold_until is null or hold_until <= $3)) as "count!""#,
+        r#"-- launches::free_supply
+           select count(*) as "count!" from vms.vms
+           where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2
+             and (hold_until is null or hold_until <= $3)"#,
         executor.as_str(),
         class,
         now,
@@ -347,14 +353,15 @@ async fn unserved(connection: &mut PgConnection, executor: Executor, class: &str
     Ok(count)
 }
 
-/// The last VM of the launch has been met, or given up: its bootstrap identity is void.
-pub(super) async fn void_bootstrap(connection: &mut PgConnection, launch: LaunchId) -> Result<(), DbError> {
+/// The last VM of each launch has been met, or given up: its bootstrap identity is void.
+pub(super) async fn void_bootstrap(connection: &mut PgConnection, launches: &[LaunchId]) -> Result<(), DbError> {
+    let ids: Vec<_> = launches.iter().map(|launch| launch.0).collect();
     sqlx::query!(
         "-- launches::void_bootstrap
-         update vms.launches set bootstrap_sealed = null
-         where id = $1 and state <> 'requested'
-           and not exists (select from vms.vms where launch_id = $1 and state in ('requested', 'launching', 'booting'))",
-        launch.0
+         update vms.launches l set bootstrap_sealed = null
+         where l.id = any($1) and l.state <> 'requested' and l.bootstrap_sealed is not null
+           and not exists (select from vms.vms v where v.launch_id = l.id and v.state in ('requested', 'launching', 'booting'))",
+        &ids
     )
     .execute(connection)
     .await?;

@@ -4,7 +4,9 @@
 //!
 //! `now` is an argument of every statement that needs it. A write on a leased row carries its fencing token.
 
+pub mod breakers;
 pub mod budget;
+pub mod call_rates;
 pub mod census;
 pub mod claims;
 pub mod connect;
@@ -12,14 +14,20 @@ pub mod events;
 pub mod history;
 pub mod installation;
 pub mod launches;
+pub mod leases;
+pub mod losses;
 pub mod orphans;
+pub mod overdue;
 pub mod release;
 pub mod rows;
 pub mod settings;
 pub mod tasks;
 pub mod tokens;
+pub mod turns;
+pub mod vm_ends;
 pub mod vm_list;
 pub mod vms;
+pub mod volumes;
 pub mod wake;
 
 use sqlx::PgPool;
@@ -90,5 +98,5 @@ fn leased(changed: u64) -> Result<(), DbError> {
     if changed == 1 { Ok(()) } else { Err(DbError::LostLease) }
 }
 
-/// How long a lease lasts without renewal, seconds (DESIGN.md §12).
-pub const LEASE_SECONDS: f64 = 10.0;
+/// How long a lease lasts without renewal, seconds. Who is killed is taken over within ten: a lease of nine, and a look each second.
+pub const LEASE_SECONDS: f64 = 9.0;

@@ -2,7 +2,7 @@
 //! survives all of them until its hold ends.
 
 use super::events::{self, Event};
-use super::{Db, DbError};
+use super::{Db, DbError, breakers};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::TaskState;
@@ -24,8 +24,15 @@ pub enum Evidence {
         /// Fencing token.
         lease: i64,
     },
-    /// Its machine is dead or gone.
+    /// Its machine did not run by its deadline.
+    NeverRan,
+    /// Its machine is dead, says the provider.
     MachineDead,
+    /// Its machine is gone: missed since then, and not seen again.
+    Lost {
+        /// First complete list that missed it.
+        missing_at: DateTime<Utc>,
+    },
 }
 
 /// Begins the end of these VMs, except held ones; returns those whose end began. Their secrets are erased, and whoever holds a
@@ -50,10 +57,7 @@ pub(super) async fn end_vms(
     )
     .fetch_all(&mut *connection)
     .await?;
-    for vm in &ended {
-        let message = format!("To be terminated: {reason}.");
-        events::insert(connection, now, Event { kind: "vm.terminating", task: None, vm: Some(*vm), message }).await?;
-    }
+    events::insert_about_vms(connection, now, "vm.terminating", &ended, &format!("To be terminated: {reason}.")).await?;
     Ok(ended)
 }
 
@@ -113,93 +117,6 @@ impl Db {
         Ok(ended)
     }
 
-    /// Ends tasks whose own deadline has passed, or whose dispatcher fell silent. Returns how many.
-    ///
-    /// # Errors
-    /// See [`DbError`].
-    pub async fn expire_tasks(&self, now: DateTime<Utc>) -> Result<usize, DbError> {
-        use crate::domain::failure::FailureCode::{LeaseExpired, MaxRunExceeded};
-        let due = sqlx::query!(
-            r#"-- release::expire_tasks
-               select id as "id: TaskId", coalesce(expires_at <= $1, false) as "too_long!" from vms.tasks
-               where state in ('queued', 'preparing', 'ready') and (expires_at <= $1 or heartbeat_until <= $1)
-               limit 500"#,
-            now
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let mut expired = 0;
-        for row in due {
-            let failure = if row.too_long {
-                Failure::new(MaxRunExceeded, "The job held its VM longer than it may.")
-            } else {
-                Failure::new(LeaseExpired, "The dispatcher sent no heartbeat in time.")
-            };
-            let mut tx = self.pool.begin().await?;
-            // Judged again under the row's lock: a heartbeat may have come meanwhile.
-            let still = sqlx::query_scalar!(
-                r#"-- release::expire_tasks (again)
-                   select (expires_at <= $2 or heartbeat_until <= $2) from vms.tasks where id = $1 for update"#,
-                row.id.0,
-                now
-            )
-            .fetch_optional(&mut *tx)
-            .await?
-            .flatten();
-            if still == Some(true) && fail(&mut tx, row.id, TaskState::Expired, &failure, now).await? {
-                expired += 1;
-            }
-            tx.commit().await?;
-        }
-        if expired > 0 {
-            self.wake.send();
-        }
-        Ok(expired)
-    }
-
-    /// Begins the end of every VM whose time is up: past its absolute end, stuck past its state's deadline, drained, or left by a
-    /// task that has ended (after a hold). Returns how many.
-    ///
-    /// # Errors
-    /// See [`DbError`].
-    pub async fn end_overdue_vms(&self, now: DateTime<Utc>) -> Result<usize, DbError> {
-        let due = sqlx::query!(
-            r#"-- release::end_overdue_vms
-               select v.id as "id: VmId", v.state as "state!",
-                      (v.absolute_end_at <= $1) as "too_old!", coalesce(v.deadline_at <= $1, false) as "stuck!"
-               from vms.vms v
-               where v.state not in ('requested', 'terminating', 'terminated') and (v.hold_until is null or v.hold_until <= $1)
-                 and not exists (select from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready'))
-                 and (v.absolute_end_at <= $1 or v.state in ('assigned', 'draining', 'quarantined')
-                      -- Who waits for a boot ends it at the deadline, with its console; this is for the case that nobody does.
-                      or v.deadline_at <= $1::timestamptz - case when v.state in ('launching', 'booting') then interval '30 s' else interval '0' end)
-               limit 500"#,
-            now
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        for row in &due {
-            let reason = match (row.too_old, row.stuck, row.state.as_str()) {
-                (true, _, _) => "it reached its absolute end",
-                (_, true, "available") => "it waited too long for a job",
-                (_, true, _) => "it did not start in time",
-                (_, _, "draining") => "it is not needed any more",
-                (_, _, "quarantined") => "its hold is over",
-                _ => "the job is over",
-            };
-            let failed_start = row.stuck && matches!(row.state.as_str(), "launching" | "booting");
-            let mut tx = self.pool.begin().await?;
-            if !end_vms(&mut tx, &[row.id], reason, now).await?.is_empty() && failed_start {
-                mark_failed_start(&mut tx, row.id, now).await?;
-            }
-            tx.commit().await?;
-        }
-        if !due.is_empty() {
-            self.wake.send();
-        }
-        Ok(due.len())
-    }
-
     /// An operator ends VMs; a task that runs on one fails with that reason. Held ones stay. Returns those whose end began.
     ///
     /// # Errors
@@ -217,7 +134,7 @@ impl Db {
     /// A VM that cannot be used. A task that had begun fails; one that prepares goes back to the queue.
     ///
     /// # Errors
-    /// `LostLease`.
+    /// `LostLease`: the evidence does not hold any more.
     pub async fn give_up_vm(
         &self,
         vm: VmId,
@@ -242,14 +159,22 @@ impl Db {
         }
         let row = sqlx::query!(
             "-- release::give_up_vm (lock)
-             select lease_token, available_at is null as \"not_started!\" from vms.vms
-             where id = $1 and state not in ('terminating', 'terminated') for update",
-            vm.0
+             select lease_token, available_at is null as \"not_started!\", missing_at,
+                    (state = 'launching' and deadline_at <= $2) as \"never_ran!\"
+             from vms.vms where id = $1 and state not in ('terminating', 'terminated') for update",
+            vm.0,
+            now,
         )
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(DbError::LostLease)?;
-        if matches!(evidence, Evidence::NotStarted { lease } if lease != row.lease_token) {
+        let holds = match evidence {
+            Evidence::NotStarted { lease } => lease == row.lease_token,
+            Evidence::NeverRan => row.never_ran,
+            Evidence::Lost { missing_at } => row.missing_at == Some(missing_at),
+            Evidence::Unfit { .. } | Evidence::MachineDead => true,
+        };
+        if !holds {
             return Err(DbError::LostLease);
         }
         requeue_preparing(&mut tx, vm, &failure.detail, now).await?;
@@ -262,7 +187,7 @@ impl Db {
              where id = $1",
             vm.0,
             console,
-            evidence == Evidence::MachineDead,
+            matches!(evidence, Evidence::MachineDead | Evidence::Lost { .. }),
         )
         .execute(&mut *tx)
         .await?;
@@ -271,7 +196,7 @@ impl Db {
             quarantine(&mut tx, vm, &failure.detail).await?;
         }
         if row.not_started || matches!(evidence, Evidence::Unfit { .. }) {
-            mark_failed_start(&mut tx, vm, now).await?;
+            breakers::note_failed_starts(&mut tx, &[vm], now).await?;
         }
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
         tx.commit().await?;
@@ -308,17 +233,10 @@ async fn quarantine(connection: &mut PgConnection, vm: VmId, reason: &str) -> Re
     Ok(())
 }
 
-async fn mark_failed_start(connection: &mut PgConnection, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-    sqlx::query!("-- release::mark_failed_start\n update vms.vms set start_failed_at = $2 where id = $1", vm.0, now)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
 async fn requeue_preparing(connection: &mut PgConnection, vm: VmId, detail: &str, now: DateTime<Utc>) -> Result<(), DbError> {
     let tasks = sqlx::query_scalar!(
         r#"-- release::requeue_preparing
-           update vms.tasks set state = 'queued', vm_id = null, due_at = $2, lease_token = lease_token + 1, lease_until = null
+           update vms.tasks set state = 'queued', vm_id = null, due_at = $2, waiting_reason = null, lease_token = lease_token + 1, lease_until = null
            where vm_id = $1 and state = 'preparing' returning id as "id: TaskId""#,
         vm.0,
         now
@@ -347,7 +265,7 @@ async fn fail_tasks_of(connection: &mut PgConnection, vms: &[VmId], failure: &Fa
     Ok(())
 }
 
-async fn fail(
+pub(super) async fn fail(
     connection: &mut PgConnection,
     task: TaskId,
     end: TaskState,

@@ -16,8 +16,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-/// Waiting tasks of one project and kind that are looked at together: a blocked project does not hide the others behind it.
-const PER_PROJECT: i64 = 50;
+/// A place in the queue behind this many is told as "behind more than".
+const QUEUE_TOLD: i64 = 1000;
 
 /// A task to be made.
 #[derive(Clone, Debug)]
@@ -150,12 +150,18 @@ impl Db {
         let kind = "task.created";
         let message = format!("Asked for a {} VM of class {}.", new.request.executor, new.request.resource_class);
         events::insert(&mut tx, now, Event { kind, task: Some(new.id), vm: None, message }).await?;
-        if let Some(vm) = claims::pick_vm(&mut tx, new.request, now).await? {
-            match claims::claim_in_savepoint(&mut tx, new.id, vm, now).await {
+        let claimed = match claims::pick_vm(&mut tx, new, now).await? {
+            Some(vm) => match claims::claim_in_savepoint(&mut tx, new.id, vm, now).await {
+                Ok(()) => true,
                 // Over the project's limit: the task waits.
-                Ok(()) | Err(DbError::LimitReached(_) | DbError::Conflict(_)) => {}
+                Err(DbError::LimitReached(_) | DbError::Conflict(_)) => false,
                 Err(other) => return Err(other),
-            }
+            },
+            None => false,
+        };
+        if !claimed {
+            let message = place_in_queue(&mut tx, new).await?;
+            events::insert(&mut tx, now, Event { kind: "task.queued", task: Some(new.id), vm: None, message }).await?;
         }
         let row = find(&mut tx, new.id).await?.ok_or_else(|| DbError::Conflict("the task vanished".to_owned()))?;
         tx.commit().await?;
@@ -206,7 +212,7 @@ impl Db {
         Ok(rows.into_iter().map(|raw| TaskRow::from(raw).view).collect())
     }
 
-    /// The tasks that wait, in the queue's order, with the number of starts that failed since each began to wait.
+    /// The tasks that wait: of each lane the first ones, at most `limit` in all.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -214,33 +220,14 @@ impl Db {
         let rows = sqlx::query_as!(
             Waiting,
             r#"-- tasks::list_waiting
-               with ranked as (
-                   select id, executor, resource_class, project_id, priority, created_at,
-                          row_number() over (partition by executor, resource_class, project_id
-                                             order by priority desc, created_at, id) as rank
-                   from vms.tasks where state = 'queued'
-               ), failures as (
-                   select v.executor, v.resource_class, v.start_failed_at, v.reason
-                   from vms.vms v
-                   where v.start_failed_at > coalesce(
-                       (select max(s.available_at) from vms.vms s
-                        where s.executor = v.executor and s.resource_class = v.resource_class), '-infinity')
-               )
-               select t.id as "id!: TaskId", t.executor as "executor!: Executor", t.resource_class as "resource_class!",
-                      t.project_id as "project_id!",
-                      (select count(*) from failures f
-                       where f.executor = t.executor and f.resource_class = t.resource_class
-                         and f.start_failed_at >= t.created_at) as "failed_starts!",
-                      (select f.reason from failures f
-                       where f.executor = t.executor and f.resource_class = t.resource_class
-                         and f.start_failed_at >= t.created_at
-                       order by f.start_failed_at desc limit 1) as last_failure
-               from ranked t
-               where t.rank <= $2
-               order by t.priority desc, t.created_at, t.id
+               select id as "id!: TaskId", executor as "executor!: Executor", resource_class as "resource_class!",
+                      project_id as "project_id!", priority as "priority!", created_at as "created_at!",
+                      max_run_seconds as "max_run_seconds!", waiting_reason as reason
+               from (select *, row_number() over (partition by executor, resource_class, project_id, priority order by created_at, id) as nth
+                     from vms.tasks where state = 'queued') t
+               order by nth, created_at, id
                limit $1"#,
             limit,
-            PER_PROJECT,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -263,6 +250,27 @@ impl Db {
         .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+async fn place_in_queue(connection: &mut PgConnection, new: &NewTask<'_>) -> Result<String, DbError> {
+    let (executor, class) = (new.request.executor, &new.request.resource_class);
+    let before = sqlx::query_scalar!(
+        r#"-- tasks::place_in_queue
+           select count(*) as "count!" from
+               (select from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2 and id <> $3 limit $4) t"#,
+        executor.as_str(),
+        class,
+        new.id.0,
+        QUEUE_TOLD,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(match before {
+        0 => format!("No {executor} VM of class {class} is free; no other task waits for one."),
+        1 => format!("Waits for a {executor} VM of class {class}; one other task waits too."),
+        QUEUE_TOLD.. => format!("Waits for a {executor} VM of class {class}; more than {QUEUE_TOLD} other tasks wait too."),
+        _ => format!("Waits for a {executor} VM of class {class}; {before} other tasks wait too."),
+    })
 }
 
 async fn insert(connection: &mut PgConnection, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<bool, DbError> {

@@ -68,7 +68,7 @@ impl Db {
             .collect())
     }
 
-    /// Holds the VM, or lets go with `None`; false when it has ended or was never there.
+    /// Holds the VM, which also moves its own end, or lets go with `None`; false when it has ended or was never there.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -76,7 +76,10 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "-- vm_list::set_vm_hold
-             update vms.vms set hold_reason = $2, hold_until = $3, due_at = $4 where id = $1 and state not in ('terminating', 'terminated')",
+             update vms.vms
+             set hold_reason = $2, hold_until = $3, due_at = $4,
+                 absolute_end_at = greatest(absolute_end_at, $3::timestamptz + interval '10 minutes')
+             where id = $1 and state not in ('terminating', 'terminated')",
             vm.0,
             hold.map(|h| h.reason.as_str()),
             hold.map(|h| h.until),

@@ -1,13 +1,15 @@
-//! `vms.vms`: every VM from the wish for it to its confirmed end.
+//! `vms.vms`: every VM from its machine to a task.
 //!
-//! Not here: making rows (`launches`), claims (`claims`), the beginning of a VM's end (`release`), lists (`vm_list`).
+//! Not here: making rows (`launches`), claims (`claims`), ends (`release`, `vm_ends`), lists (`vm_list`).
 
 use super::events::{self, Event};
-use super::{Db, DbError, LEASE_SECONDS, launches, leased};
+use super::leases::columns;
+use super::{Db, DbError, LEASE_SECONDS, breakers, launches, leased};
 use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::lifecycle::VmState;
 use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A VM under lease.
@@ -35,8 +37,23 @@ pub struct LeasedVm {
     pub docker_port: Option<i32>,
     /// Its identity, sealed.
     pub identity_sealed: Option<Vec<u8>>,
-    /// When the provider was first asked to end it.
-    pub terminating_at: Option<DateTime<Utc>>,
+    /// When it was bound to its machine.
+    pub launched_at: Option<DateTime<Utc>>,
+    /// When it ends itself.
+    pub absolute_end_at: DateTime<Utc>,
+}
+
+/// A VM whose machine has not been met.
+#[derive(Clone, Debug)]
+pub struct Starting {
+    /// The VM.
+    pub id: VmId,
+    /// Its machine.
+    pub provider_id: String,
+    /// By when it must run, or answer.
+    pub deadline_at: Option<DateTime<Utc>>,
+    /// It is not known to run.
+    pub launching: bool,
 }
 
 /// Where a machine answers.
@@ -51,43 +68,57 @@ pub struct Place {
 }
 
 impl Db {
-    /// Binds a machine to a free row of its launch; the same machine again changes nothing. None: no row is free for it.
+    /// Binds machines to free rows of their launch, and says which row each has; the same machines again change nothing. One that is
+    /// missing from the answer found no free row.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn bind_machine(&self, launch: LaunchId, provider_id: &str, now: DateTime<Utc>) -> Result<Option<VmId>, DbError> {
+    pub async fn bind_machines(
+        &self,
+        launch: LaunchId,
+        machines: &[String],
+        now: DateTime<Utc>,
+    ) -> Result<BTreeMap<String, VmId>, DbError> {
         let mut tx = self.pool.begin().await?;
-        let known = sqlx::query_scalar!(
-            r#"-- vms::bind_machine (known)
-               select id as "id: VmId" from vms.vms where provider_id = $1"#,
-            provider_id
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        if known.is_some() {
-            return Ok(known);
-        }
-        let bound = sqlx::query_scalar!(
-            r#"-- vms::bind_machine
-               update vms.vms
-               set provider_id = $2, launched_at = $3, due_at = $3,
-                   state = case when state = 'requested' then 'launching' else state end
-               where id = (select id from vms.vms
-                           where launch_id = $1 and provider_id is null and state in ('requested', 'terminating')
-                           order by state, id limit 1 for update)
-               returning id as "id: VmId""#,
+        // One binder of a launch at a time.
+        sqlx::query!("-- vms::bind_machines (lock)\n select id from vms.launches where id = $1 for update", launch.0)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let bound = sqlx::query!(
+            r#"-- vms::bind_machines
+               with fresh as (
+                   select m.id, row_number() over (order by m.nth) as n
+                   from unnest($2::text[]) with ordinality as m (id, nth)
+                   where not exists (select from vms.vms where provider_id = m.id)
+               ), free as (
+                   select f.id, row_number() over (order by f.state, f.id) as n
+                   from vms.vms f where f.launch_id = $1 and f.provider_id is null and f.state in ('requested', 'terminating')
+               )
+               update vms.vms v
+               set provider_id = fresh.id, launched_at = $3, due_at = $3,
+                   state = case when v.state = 'requested' then 'launching' else v.state end
+               from fresh join free on free.n = fresh.n
+               where v.id = free.id and v.provider_id is null
+               returning v.id as "id: VmId", fresh.id as "machine!""#,
             launch.0,
-            provider_id,
+            machines,
             now,
         )
-        .fetch_optional(&mut *tx)
+        .fetch_all(&mut *tx)
         .await?;
-        if let Some(vm) = bound {
-            let message = format!("The provider made machine {provider_id}.");
-            events::insert(&mut tx, now, Event { kind: "vm.launched", task: None, vm: Some(vm), message }).await?;
+        for row in bound {
+            let message = format!("The provider made machine {}.", row.machine);
+            events::insert(&mut tx, now, Event { kind: "vm.launched", task: None, vm: Some(row.id), message }).await?;
         }
+        let known = sqlx::query!(
+            r#"-- vms::bind_machines (known)
+               select id as "id: VmId", provider_id as "machine!" from vms.vms where provider_id = any($1)"#,
+            machines
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         tx.commit().await?;
-        Ok(bound)
+        Ok(known.into_iter().map(|row| (row.machine, row.id)).collect())
     }
 
     /// Leases VMs in these states that are due, of one provider and place.
@@ -108,13 +139,13 @@ impl Db {
                with due as (
                    select id from vms.vms
                    where state = any($1) and provider = $2 and place = $3 and due_at <= $4 and (lease_until is null or lease_until <= $4)
-                   order by due_at limit $5 for update skip locked
+                   order by due_at, id limit $5 for update skip locked
                )
                update vms.vms v set lease_token = v.lease_token + 1, lease_until = $4::timestamptz + make_interval(secs => $6)
                from due where v.id = due.id
                returning v.id as "id: VmId", v.lease_token as lease, v.launch_id as "launch: LaunchId", v.state as "state: VmState",
                          v.executor as "executor: Executor", v.provider_id, v.deadline_at, v.address, v.ssh_port, v.docker_port,
-                         v.identity_sealed, v.terminating_at"#,
+                         v.identity_sealed, v.launched_at, v.absolute_end_at"#,
             &states,
             place.0,
             place.1,
@@ -127,77 +158,96 @@ impl Db {
         Ok(rows)
     }
 
-    /// Renews the lease.
+    /// Gives the leases back; the next step of each is due at `due_at`. Those that were lost stay as they are.
     ///
     /// # Errors
-    /// `LostLease`.
-    pub async fn renew_vm_lease(&self, vm: VmId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- vms::renew_vm_lease
-             update vms.vms set lease_until = $3::timestamptz + make_interval(secs => $4) where id = $1 and lease_token = $2",
-            vm.0,
-            lease,
-            now,
-            LEASE_SECONDS,
-        )
-        .execute(&self.pool)
-        .await?;
-        leased(done.rows_affected())
-    }
-
-    /// Gives the lease back; the next step is due at `due_at`.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn postpone_vm(&self, vm: VmId, lease: i64, due_at: DateTime<Utc>) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- vms::postpone_vm
-             update vms.vms set due_at = $3, lease_until = null where id = $1 and lease_token = $2",
-            vm.0,
-            lease,
+    /// See [`DbError`].
+    pub async fn postpone_vms(&self, vms: &[(VmId, i64)], due_at: DateTime<Utc>) -> Result<(), DbError> {
+        let (ids, tokens) = columns(vms);
+        sqlx::query!(
+            "-- vms::postpone_vms
+             update vms.vms v set due_at = $3, lease_until = null
+             from unnest($1::uuid[], $2::bigint[]) as l (id, token) where v.id = l.id and v.lease_token = l.token",
+            &ids,
+            &tokens,
             due_at
         )
         .execute(&self.pool)
         .await?;
-        leased(done.rows_affected())
+        Ok(())
     }
 
-    /// The machine runs: keeps its address and the identity it is going to have, before anything is sent to it.
+    /// These machines run: each VM is met from now on, until `deadline_at`. Whoever comes second changes nothing.
     ///
     /// # Errors
-    /// `LostLease`.
-    pub async fn boot_vm(
-        &self,
-        vm: VmId,
-        lease: i64,
-        at: Place,
-        identity_sealed: &[u8],
-        deadline_at: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
+    /// See [`DbError`].
+    pub async fn boot_vms(&self, running: &[(VmId, Place)], deadline_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), DbError> {
+        let ids: Vec<_> = running.iter().map(|(vm, _)| vm.0).collect();
+        let addresses: Vec<_> = running.iter().map(|(_, at)| at.ip.to_string()).collect();
+        let ssh_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.ssh_port)).collect();
+        let docker_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.docker_port)).collect();
         let mut tx = self.pool.begin().await?;
-        let done = sqlx::query!(
-            "-- vms::boot_vm
-             update vms.vms
-             set state = 'booting', booted_at = $3, address = $4, ssh_port = $5, docker_port = $6, identity_sealed = $7,
-                 deadline_at = $8
-             where id = $1 and lease_token = $2",
-            vm.0,
-            lease,
+        sqlx::query!(
+            "-- vms::boot_vms
+             with booted as (
+                 update vms.vms v
+                 set state = 'booting', booted_at = $5, address = r.address, ssh_port = r.ssh, docker_port = r.docker,
+                     deadline_at = $6, due_at = $5
+                 from unnest($1::uuid[], $2::text[], $3::int[], $4::int[]) as r (id, address, ssh, docker)
+                 where v.id = r.id and v.state = 'launching'
+                 returning v.id, v.address
+             )
+             insert into vms.events (at, kind, vm_id, message)
+             select $5, 'vm.booting', id, 'The machine runs at ' || address || '; its first contact is awaited.' from booted",
+            &ids,
+            &addresses,
+            &ssh_ports,
+            &docker_ports,
             now,
-            at.ip.to_string(),
-            i32::from(at.ssh_port),
-            i32::from(at.docker_port),
-            identity_sealed,
             deadline_at,
         )
         .execute(&mut *tx)
         .await?;
-        leased(done.rows_affected())?;
-        let message = format!("The machine runs at {}.", at.ip);
-        events::insert(&mut tx, now, Event { kind: "vm.booting", task: None, vm: Some(vm), message }).await?;
         tx.commit().await?;
+        self.wake.send();
         Ok(())
+    }
+
+    /// Keeps the identity that the VM is going to have, before anything of it is sent.
+    ///
+    /// # Errors
+    /// `LostLease`.
+    pub async fn keep_identity(&self, vm: VmId, lease: i64, identity_sealed: &[u8]) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "-- vms::keep_identity
+             update vms.vms set identity_sealed = $3 where id = $1 and lease_token = $2 and state = 'booting'",
+            vm.0,
+            lease,
+            identity_sealed,
+        )
+        .execute(&self.pool)
+        .await?;
+        leased(done.rows_affected())
+    }
+
+    /// VMs whose machine has not been met: its name, the VM's deadline, and whether it is not known to run.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_starting(&self, place: (&str, &str)) -> Result<Vec<Starting>, DbError> {
+        let rows = sqlx::query_as!(
+            Starting,
+            r#"-- vms::list_starting
+               select id as "id: VmId", provider_id as "provider_id!", deadline_at, state = 'launching' as "launching!"
+               from vms.vms
+               where state in ('launching', 'booting') and provider_id is not null and provider = $1 and place = $2
+               order by id"#,
+            place.0,
+            place.1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
     }
 
     /// The VM is personalised: any fitting task may take it until `idle_end_at`.
@@ -216,8 +266,8 @@ impl Db {
         let done = sqlx::query!(
             "-- vms::make_available
              update vms.vms
-             set state = 'available', available_at = $3, host_key = $4, absolute_end_at = $5, deadline_at = $6, due_at = $3,
-                 lease_until = null
+             set state = 'available', available_at = $3, host_key = $4, guest_end_at = $5, absolute_end_at = greatest($5, absolute_end_at),
+                 deadline_at = $6, due_at = $3, lease_until = null
              where id = $1 and lease_token = $2",
             vm.id.0,
             vm.lease,
@@ -229,65 +279,13 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         leased(done.rows_affected())?;
-        launches::void_bootstrap(&mut tx, vm.launch).await?;
-        let message = "Personalised; a job may take it.".to_owned();
+        launches::void_bootstrap(&mut tx, &[vm.launch]).await?;
+        breakers::note_good_start(&mut tx, vm.id).await?;
+        let message = "First contact: personalised; a job may take it.".to_owned();
         events::insert(&mut tx, now, Event { kind: "vm.available", task: None, vm: Some(vm.id), message }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(())
     }
 
-    /// The provider confirmed that the machine is gone.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn confirm_terminated(&self, vm: &LeasedVm, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
-        let done = sqlx::query!(
-            "-- vms::confirm_terminated
-             update vms.vms set state = 'terminated', terminated_at = $3, lease_until = null where id = $1 and lease_token = $2",
-            vm.id.0,
-            vm.lease,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
-        leased(done.rows_affected())?;
-        launches::void_bootstrap(&mut tx, vm.launch).await?;
-        let message = "The provider confirmed that it is gone.".to_owned();
-        events::insert(&mut tx, now, Event { kind: "vm.terminated", task: None, vm: Some(vm.id), message }).await?;
-        tx.commit().await?;
-        self.wake.send();
-        Ok(())
-    }
-
-    /// Whether the launch of a VM without a machine is over, so that none will come for it.
-    ///
-    /// # Errors
-    /// See [`DbError`].
-    pub async fn is_launch_over(&self, launch: LaunchId) -> Result<bool, DbError> {
-        let state = sqlx::query_scalar!("-- vms::is_launch_over\n select state from vms.launches where id = $1", launch.0)
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok(state.as_deref() != Some("requested"))
-    }
-
-    /// Takes VMs that are not needed out of the pool; those that a task took meanwhile stay. Returns how many.
-    ///
-    /// # Errors
-    /// See [`DbError`].
-    pub async fn drain_vms(&self, vms: &[VmId], now: DateTime<Utc>) -> Result<u64, DbError> {
-        let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-        let done = sqlx::query!(
-            "-- vms::drain_vms
-             update vms.vms set state = 'draining', reason = 'it is not needed any more', due_at = $2
-             where id = any($1) and state = 'available' and (hold_until is null or hold_until <= $2)",
-            &ids,
-            now
-        )
-        .execute(&self.pool)
-        .await?;
-        self.wake.send();
-        Ok(done.rows_affected())
-    }
 }

@@ -22,6 +22,14 @@ pub struct ResourceClass {
     pub limit: Option<u32>,
 }
 
+impl ResourceClass {
+    /// Whether a VM of this class is as one of the other; limits do not make a VM.
+    pub fn makes_the_same(&self, other: &Self) -> bool {
+        let Self { vcpus, memory_mib, disk_gib, limit: _ } = other;
+        (self.vcpus, self.memory_mib, self.disk_gib) == (*vcpus, *memory_mib, *disk_gib)
+    }
+}
+
 /// The classes of a fresh installation. `medium` is what a task gets that names none.
 pub fn default_classes() -> BTreeMap<String, ResourceClass> {
     let class = |vcpus, memory_mib| ResourceClass { vcpus, memory_mib, disk_gib: 20, limit: None };

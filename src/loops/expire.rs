@@ -22,8 +22,13 @@ impl Loop for Expire {
     }
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
-        self.0.db.expire_tasks(now).await?;
-        self.0.db.end_overdue_vms(now).await?;
+        let db = &self.0.db;
+        for (task, failure) in db.list_expired_tasks(now).await? {
+            db.expire_task(task, &failure, now).await?;
+        }
+        for (vm, _) in db.list_overdue_vms(now).await? {
+            db.end_overdue_vm(vm, now).await?;
+        }
         Ok(Vec::new())
     }
 }

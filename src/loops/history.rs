@@ -7,6 +7,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
+/// Longer than any machine lives: the longest job and the longest wait that the settings allow.
+const LOSSES_STAY: TimeDelta = TimeDelta::days(30);
+
 /// See the module.
 pub struct History(pub World);
 
@@ -24,6 +27,7 @@ impl Loop for History {
         let db = &self.0.db;
         while db.move_to_history(now).await? > 0 {}
         db.trim_history(now - TimeDelta::days(self.0.settings().history_days.into())).await?;
+        db.trim_losses(now - LOSSES_STAY).await?;
         db.note_schedule("history", now).await?;
         Ok(Vec::new())
     }

@@ -4,14 +4,14 @@
 //!
 //! Not here: machines whose answer was lost for good (`collect` adopts them by their tags).
 
-use super::{Act, Loop, World, lease};
-use crate::db::launches::LeasedLaunch;
+use super::{Act, Loop, World, lease, watch};
+use crate::db::launches::{After, End, LeasedLaunch};
+use crate::db::leases::Lease;
 use crate::domain::tags::Tags;
-use crate::provider::{LaunchSpec, Machine, Provider, ProviderError};
+use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// After a throttled or unclear answer.
@@ -38,29 +38,35 @@ impl Loop for Launch {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for launch in self.0.db.lease_launches((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
-                acts.push(Act::new(format!("sending launch {}", launch.id), async move { send(&world, &provider, launch).await }));
+                acts.push(Act::new(format!("sending launch {}", launch.id), async move {
+                    let lease = Lease::Launch(launch.id, launch.lease);
+                    lease::hold(&world, lease, send(&world, provider.as_ref(), &launch)).await
+                }));
             }
         }
         Ok(acts)
     }
 }
 
-async fn send(world: &World, provider: &Arc<dyn Provider>, launch: LeasedLaunch) -> anyhow::Result<()> {
+async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     let settings = world.settings();
-    let needed = launch.wanted > 0 && db.is_launch_needed(&launch, now).await?;
+    let base = settings.preallocated.base(launch.executor, &launch.resource_class, now);
+    let needed = launch.wanted > 0 && db.is_launch_needed(launch, base, now).await?;
     if !launch.attempted && (!needed || settings.pause_launches) {
-        return Ok(db.fail_launch(launch.id, launch.lease, None, now).await?);
+        return Ok(db.end_launch(launch.id, launch.lease, End::NotNeeded, now).await?);
     }
     if now - launch.created_at >= settings.timeouts.vm_start() {
-        let reason = "the provider did not make a machine in time";
-        return Ok(db.fail_launch(launch.id, launch.lease, Some(reason), now).await?);
+        // Nothing came of it: no room is no failure of the VM, an answer that never came may be.
+        let end = if launch.attempted { End::Failed("the provider did not make a machine in time") } else { End::NoRoom };
+        return Ok(db.end_launch(launch.id, launch.lease, end, now).await?);
     }
     let Some(sealed) = &launch.bootstrap_sealed else {
-        return Ok(db.fail_launch(launch.id, launch.lease, Some("its bootstrap identity is void"), now).await?);
+        return Ok(db.end_launch(launch.id, launch.lease, End::Failed("its bootstrap identity is void"), now).await?);
     };
     let bootstrap = world.open_bootstrap(launch.id, sealed)?;
     let silent_for = settings.timeouts.before_first_contact().to_std().unwrap_or_default();
+    let count = u32::try_from(launch.machines).unwrap_or(1);
     let spec = LaunchSpec {
         client_token: format!("{}-{}", launch.id, launch.attempt),
         tags: Tags {
@@ -72,36 +78,43 @@ async fn send(world: &World, provider: &Arc<dyn Provider>, launch: LeasedLaunch)
             created_at: launch.created_at,
         },
         class: launch.class.clone(),
-        count: u32::try_from(launch.machines).unwrap_or(1),
+        count,
         user_data: world.guest.user_data(&bootstrap, silent_for),
     };
+    if launch.attempted {
+        db.count_repeated_launch((provider.name(), provider.place()), provider.launch_rate(), count, now).await?;
+    }
     db.mark_attempt(launch.id, launch.lease, now).await?;
-    let renew = || db.renew_launch_lease(launch.id, launch.lease, world.clock.now());
-    let answer = lease::hold(renew, provider.launch(&spec)).await?;
-    record(world, &launch, answer).await.with_context(|| format!("recording the answer to launch {}", launch.id))
+    let answer = provider.launch(&spec).await;
+    record(world, launch, answer).await.with_context(|| format!("recording the answer to launch {}", launch.id))
 }
 
 async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine>, ProviderError>) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     match answer {
         Ok(machines) => {
-            for machine in machines {
-                if db.bind_machine(launch.id, &machine.provider_id, now).await?.is_none() {
-                    tracing::warn!(launch = %launch.id, machine = machine.provider_id, "no row is free for this machine; it will be collected");
-                }
+            let ids: Vec<String> = machines.iter().map(|machine| machine.provider_id.clone()).collect();
+            let bound = db.bind_machines(launch.id, &ids, now).await?;
+            if bound.len() < ids.len() {
+                tracing::warn!(launch = %launch.id, machines = ids.len(), rows = bound.len(), "machines without a row; they will be collected");
             }
-            db.finish_launch(launch.id, launch.lease, now).await?;
+            db.end_launch(launch.id, launch.lease, End::Answered, now).await?;
+            let running = machines.iter().filter(|machine| machine.state == MachineState::Running);
+            let running: Vec<_> = running.filter_map(|m| Some((*bound.get(&m.provider_id)?, m.address?))).collect();
+            watch::boot(world, &running, now).await?;
         }
-        Err(ProviderError::Throttled) => db.postpone_launch(launch.id, launch.lease, now + AGAIN, false, "throttled").await?,
+        Err(ProviderError::Throttled) => {
+            db.postpone_launch(launch.id, launch.lease, now + AGAIN, After::Throttled, "throttled").await?;
+        }
         Err(ProviderError::NoCapacity(reason)) => {
-            db.postpone_launch(launch.id, launch.lease, now + NO_CAPACITY_PAUSE, true, &reason).await?;
+            db.postpone_launch(launch.id, launch.lease, now + NO_CAPACITY_PAUSE, After::Refused, &reason).await?;
         }
         Err(ProviderError::Invalid(reason)) => {
             tracing::error!(launch = %launch.id, reason, "the provider refuses this launch");
-            db.fail_launch(launch.id, launch.lease, Some(&reason), now).await?;
+            db.end_launch(launch.id, launch.lease, End::Failed(&reason), now).await?;
         }
         Err(error @ ProviderError::Transient { .. }) => {
-            db.postpone_launch(launch.id, launch.lease, now + AGAIN, false, &error.to_string()).await?;
+            db.postpone_launch(launch.id, launch.lease, now + AGAIN, After::Unclear, &error.to_string()).await?;
             return Err(error).with_context(|| format!("sending launch {}", launch.id));
         }
     }

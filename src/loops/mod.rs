@@ -8,15 +8,20 @@
 
 pub mod assign;
 pub mod collect;
+pub mod collect_volumes;
 pub mod expire;
 pub mod history;
+pub mod keep;
 pub mod launch;
 pub mod lease;
 pub mod prepare;
 pub mod reach;
+pub mod scale;
 pub mod settings;
 pub mod terminate;
 pub mod timers;
+mod wanted;
+pub mod watch;
 
 use crate::clock::Clock;
 use crate::db::Db;
@@ -33,7 +38,7 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use uuid::Uuid;
 
 /// Everything a loop may touch.
@@ -52,7 +57,7 @@ pub struct World {
     /// Who we are.
     pub installation: InstallationId,
     /// The live settings.
-    pub settings: watch::Receiver<Versioned>,
+    pub settings: Receiver<Versioned>,
     /// Makes ids; seeded in tests.
     pub fresh_id: Arc<dyn Fn() -> Uuid + Send + Sync>,
 }
@@ -124,10 +129,17 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
     vec![
         Arc::new(assign::Assign(world.clone())),
         Arc::new(launch::Launch(world.clone())),
+        Arc::new(watch::Watch(world.clone())),
         Arc::new(reach::Reach(world.clone())),
         Arc::new(prepare::Prepare(world.clone())),
+        Arc::new(keep::Keep(world.clone())),
         Arc::new(terminate::Terminate(world.clone())),
     ]
+}
+
+/// The loops of `scaler`.
+pub fn scaler_loops(world: &World) -> Vec<Arc<dyn Loop>> {
+    vec![Arc::new(scale::Scale(world.clone()))]
 }
 
 /// The loops of `gc`.
@@ -135,6 +147,7 @@ pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
     vec![
         Arc::new(expire::Expire(world.clone())),
         Arc::new(collect::Collect(world.clone())),
+        Arc::new(collect_volumes::CollectVolumes(world.clone())),
         Arc::new(history::History(world.clone())),
     ]
 }

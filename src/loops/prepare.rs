@@ -4,6 +4,7 @@
 
 use super::{Act, Loop, World, lease};
 use crate::db::claims::Preparing;
+use crate::db::leases::Lease;
 use crate::db::release::Evidence;
 use crate::domain::failure::{Failure, FailureCode};
 use anyhow::Context as _;
@@ -35,8 +36,8 @@ impl Loop for Prepare {
             for task in self.0.db.lease_preparing((provider.name(), provider.place()), now, limit).await? {
                 let world = self.0.clone();
                 acts.push(Act::new(format!("preparing task {}", task.id), async move {
-                    let renew = || world.db.renew_task_lease(task.id, task.lease, world.clock.now());
-                    lease::hold(renew, prepare(&world, &task)).await?
+                    let lease = Lease::Task(task.id, task.lease);
+                    lease::hold(&world, lease, prepare(&world, &task)).await
                 }));
             }
         }

@@ -1,26 +1,28 @@
-//! Brings machines from their launch to `available`: waits until they run, meets them once under the pinned bootstrap key, and
-//! gives each its own identity. What does not come up in time is given up, with its console.
+//! Meets each machine that runs once, under the pinned bootstrap key, and gives it its own identity: then it is `available`. What does
+//! not answer in time is given up, with its console.
 //!
-//! Reads: `vms`, `launches`. Writes: `vms`. Calls: `Provider::find_machine`, `Guest::personalise`. Runs: in `serve`.
+//! Reads: `vms`, `launches`. Writes: `vms`. Calls: `Guest::personalise`. Runs: in `serve`.
+//!
+//! Not here: whether a machine runs, or has died (`watch`).
 
 use super::{Act, Loop, World, lease};
+use crate::db::leases::Lease;
 use crate::db::release::Evidence;
-use crate::db::vms::{LeasedVm, Place};
+use crate::db::vms::LeasedVm;
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::identity::Identity;
+use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
 use crate::guest::{Endpoint, GuestError, Personality};
-use crate::provider::{Address, MachineState, Provider};
+use crate::provider::Provider;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Between looks at a machine that does not run yet.
-const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(500);
-/// Between looks at a machine whose guest does not answer yet: it may have died.
-const WATCH_EVERY: Duration = Duration::from_secs(3);
+/// Between contacts with a machine that does not answer yet.
+const CALL_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
 /// See the module.
 pub struct Reach(pub World);
@@ -40,11 +42,11 @@ impl Loop for Reach {
         for provider in &self.0.providers {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             let place = (provider.name(), provider.place());
-            for vm in self.0.db.lease_vms(&[VmState::Launching, VmState::Booting], place, now, limit).await? {
+            for vm in self.0.db.lease_vms(&[VmState::Booting], place, now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
                 acts.push(Act::new(format!("reaching VM {}", vm.id), async move {
-                    let renew = || world.db.renew_vm_lease(vm.id, vm.lease, world.clock.now());
-                    lease::hold(renew, step(&world, provider.as_ref(), vm.clone())).await?
+                    let lease = Lease::Vms(vec![(vm.id, vm.lease)]);
+                    lease::hold(&world, lease, contact(&world, provider.as_ref(), &vm)).await
                 }));
             }
         }
@@ -52,108 +54,77 @@ impl Loop for Reach {
     }
 }
 
-async fn step(world: &World, provider: &dyn Provider, mut vm: LeasedVm) -> anyhow::Result<()> {
-    let provider_id = vm.provider_id.clone().context("a VM without a machine is not reached")?;
-    if vm.state == VmState::Launching {
-        let machine = provider.find_machine(&provider_id).await?;
-        let now = world.clock.now();
-        let address = match machine.map(|m| (m.state, m.address)) {
-            Some((MachineState::Running, Some(address))) => address,
-            Some((MachineState::Stopping | MachineState::Stopped | MachineState::Terminated, _)) => {
-                return give_up(world, provider, &vm, "its machine ended before it ran").await;
-            }
-            // Just after a launch "not known" means "not yet".
-            Some(_) | None if vm.deadline_at.is_none_or(|deadline| now < deadline) => {
-                return Ok(world.db.postpone_vm(vm.id, vm.lease, now + LOOK_AGAIN).await?);
-            }
-            Some(_) | None => return give_up(world, provider, &vm, "its machine did not run in time").await,
-        };
-        boot(world, &mut vm, address).await?;
-    }
-    contact(world, provider, &vm, &provider_id).await
-}
-
-/// Keeps the identity before anything of it is sent: a crash after first contact then finds the VM under it.
-async fn boot(world: &World, vm: &mut LeasedVm, address: Address) -> anyhow::Result<()> {
+async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyhow::Result<()> {
     let now = world.clock.now();
-    let settings = world.settings();
-    let valid_until = now + settings.timeouts.ssh_connect() + settings.timeouts.life();
-    let identity = Identity::generate(vm.executor, &[address.ip], now, valid_until).context("making an identity")?;
-    let sealed = world.seal(vm.id.0, &identity)?;
-    let deadline_at = now + settings.timeouts.ssh_connect();
-    let place = Place { ip: address.ip, ssh_port: address.ssh_port, docker_port: address.docker_port };
-    world.db.boot_vm(vm.id, vm.lease, place, &sealed, deadline_at, now).await?;
-    vm.deadline_at = Some(deadline_at);
-    vm.address = Some(address.ip.to_string());
-    vm.ssh_port = Some(address.ssh_port.into());
-    vm.docker_port = Some(address.docker_port.into());
-    vm.identity_sealed = Some(sealed);
-    Ok(())
-}
-
-async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm, provider_id: &str) -> anyhow::Result<()> {
+    let evidence = Evidence::NotStarted { lease: vm.lease };
+    let provider_id = vm.provider_id.as_deref().context("a VM that boots has a machine")?;
     let Some(bootstrap) = world.db.find_bootstrap(vm.launch).await? else {
-        return give_up(world, provider, vm, "its bootstrap identity is void").await;
+        return give_up(world, provider, vm.id, provider_id, evidence, "its bootstrap identity is void", now).await;
     };
     let bootstrap = world.open_bootstrap(vm.launch, &bootstrap)?;
-    let identity = world.open_identity(vm.id, vm.identity_sealed.as_deref().context("a booting VM has an identity")?)?;
     let settings = world.settings();
-    let now = world.clock.now();
+    let identity = match &vm.identity_sealed {
+        Some(sealed) => world.open_identity(vm.id, sealed)?,
+        None => make_identity(world, vm, now).await?,
+    };
     let absolute_end_at = now + settings.timeouts.life();
     let personality = Personality { settings: settings.guest.clone(), absolute_end_at, now };
-    let deadline = (vm.deadline_at.unwrap_or(now) - now).to_std().unwrap_or_default();
-    let endpoint = endpoint(vm)?;
-    let met = tokio::select! {
-        met = world.guest.personalise(&endpoint, &bootstrap, &identity, &personality, deadline) => met,
-        () = until_dead(provider, provider_id) => {
-            return give_up(world, provider, vm, "its machine died while it booted").await;
-        }
-    };
-    match met {
+    let deadline_at = vm.deadline_at.unwrap_or(now);
+    let deadline = (deadline_at - now).to_std().unwrap_or_default();
+    match world.guest.personalise(&endpoint(vm)?, &bootstrap, &identity, &personality, deadline).await {
         Ok(()) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();
             Ok(world.db.make_available(vm, &identity.host_public, absolute_end_at, idle_end_at, now).await?)
         }
+        Err(GuestError::NotReachable(_)) if world.clock.now() < deadline_at => {
+            Ok(world.db.postpone_vms(&[(vm.id, vm.lease)], world.clock.now() + CALL_AGAIN).await?)
+        }
         Err(error) => {
             if matches!(error, GuestError::WrongHostKey) {
                 tracing::error!(vm = %vm.id, "something else than this VM answers at its address");
             }
-            give_up(world, provider, vm, &error.to_string()).await
+            give_up(world, provider, vm.id, provider_id, evidence, &error.to_string(), world.clock.now()).await
         }
     }
 }
 
+/// Keeps the identity before anything of it is sent: a crash after first contact then finds the VM under it.
+async fn make_identity(world: &World, vm: &LeasedVm, now: DateTime<Utc>) -> anyhow::Result<Identity> {
+    let timeouts = world.settings().timeouts;
+    let valid_until = now + timeouts.ssh_connect() + timeouts.life();
+    let identity = Identity::generate(vm.executor, &[ip(vm)?], now, valid_until).context("making an identity")?;
+    world.db.keep_identity(vm.id, vm.lease, &world.seal(vm.id.0, &identity)?).await?;
+    Ok(identity)
+}
+
+fn ip(vm: &LeasedVm) -> anyhow::Result<IpAddr> {
+    vm.address.as_deref().context("the VM has an address")?.parse().context("reading a VM's address")
+}
+
 /// Where the VM answers.
-pub(super) fn endpoint(vm: &LeasedVm) -> anyhow::Result<Endpoint> {
-    let ip = vm.address.as_deref().context("the VM has an address")?.parse().context("reading a VM's address")?;
+fn endpoint(vm: &LeasedVm) -> anyhow::Result<Endpoint> {
+    let ip = ip(vm)?;
     let at = |port: Option<i32>| -> anyhow::Result<SocketAddr> {
         Ok(SocketAddr::new(ip, u16::try_from(port.context("the VM has ports")?)?))
     };
     Ok(Endpoint { ssh: at(vm.ssh_port)?, docker: at(vm.docker_port)? })
 }
 
-/// Ends when the provider says that the machine is dead; unknown is not dead.
-async fn until_dead(provider: &dyn Provider, provider_id: &str) {
-    loop {
-        tokio::time::sleep(WATCH_EVERY).await;
-        if let Ok(Some(machine)) = provider.find_machine(provider_id).await
-            && machine.state == MachineState::Terminated
-        {
-            return;
-        }
-    }
-}
-
-async fn give_up(world: &World, provider: &dyn Provider, vm: &LeasedVm, reason: &str) -> anyhow::Result<()> {
-    let console = match &vm.provider_id {
-        Some(id) => provider.console(id).await.unwrap_or_default(),
-        None => String::new(),
-    };
-    tracing::warn!(vm = %vm.id, reason, console = last_lines(&console), "a VM did not start");
+/// Gives up a VM that did not start, with the end of its console.
+pub(super) async fn give_up(
+    world: &World,
+    provider: &dyn Provider,
+    vm: VmId,
+    machine: &str,
+    evidence: Evidence,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let console = provider.console(machine).await.unwrap_or_default();
+    tracing::warn!(%vm, reason, console = last_lines(&console), "a VM did not start");
     let failure = Failure::new(FailureCode::VmStartFailed, reason);
-    let evidence = Evidence::NotStarted { lease: vm.lease };
-    Ok(world.db.give_up_vm(vm.id, evidence, &failure, &console, world.clock.now()).await?)
+    Ok(world.db.give_up_vm(vm, evidence, &failure, &console, now).await?)
 }
 
 /// The end of a console, for a log line.

@@ -1,7 +1,7 @@
 //! Takes the newest settings over in this process, within a second of their saving: the loops and the API see them, providers are
 //! told, and the limits are put in force.
 //!
-//! Reads: `settings`. Writes: `budget`; the settings channel of this process. Calls: `Provider::configure`. Runs: in every role.
+//! Reads: `settings`. Writes: `budget`, `pulse`; the settings channel of this process. Calls: `Provider::configure`. Runs: in every role.
 
 use super::{Act, Loop};
 use crate::db::settings::Versioned;
@@ -35,7 +35,9 @@ impl Loop for TakeSettings {
         Duration::from_secs(1)
     }
 
-    async fn tick(&self, _now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+    async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+        // Every role looks here each second: what follows is also the service's sign of life.
+        self.db.beat(now).await?;
         match self.db.find_settings().await {
             Ok(Some(newest)) if newest.version != self.settings.borrow().version => self.take(newest).await?,
             Ok(_) => {

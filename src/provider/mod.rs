@@ -97,6 +97,19 @@ pub struct VolumeListing {
     pub complete: bool,
 }
 
+/// The least time between two calls of one sort, over all replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Between lists of everything: leaks are found by them.
+    pub list: Duration,
+    /// Between looks at machines that are starting.
+    pub watch: Duration,
+    /// Between terminations, so that many go in one call.
+    pub terminate: Duration,
+    /// How long after a launch "not known" still means "not yet".
+    pub settles: Duration,
+}
+
 /// One thing a check looked at.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
@@ -156,8 +169,11 @@ pub trait Provider: Send + Sync {
     /// How fast launches may be asked for; none: as fast as one likes. All replicas share it.
     fn launch_rate(&self) -> Option<LaunchRate>;
 
-    /// How long a termination waits for others to be asked for in the same call.
-    fn terminate_pause(&self) -> Duration;
+    /// How often it may be looked at and asked.
+    fn pace(&self) -> Pace;
+
+    /// Whether a machine that ended by itself leaves something behind that [`Provider::terminate`] must clear away.
+    fn leaves_remains(&self) -> bool;
 
     /// Names what a machine of this class is made of now; another name means that idle machines are out of date. None: unknown.
     fn image(&self, class: &ResourceClass) -> Option<String>;

@@ -5,7 +5,7 @@ use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
 use crate::provider::{
-    Address, Finding, LaunchSpec, Listing, Machine, MachineState, Provider, ProviderError, ProviderVolume, VolumeListing,
+    Address, Finding, LaunchSpec, Listing, Machine, MachineState, Pace, Provider, ProviderError, ProviderVolume, VolumeListing,
 };
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -34,8 +34,12 @@ impl Provider for Sim {
         None
     }
 
-    fn terminate_pause(&self) -> Duration {
-        Duration::ZERO
+    fn pace(&self) -> Pace {
+        Pace { list: Duration::from_secs(10), watch: Duration::from_millis(500), terminate: Duration::ZERO, settles: Duration::ZERO }
+    }
+
+    fn leaves_remains(&self) -> bool {
+        true
     }
 
     fn image(&self, _class: &ResourceClass) -> Option<String> {

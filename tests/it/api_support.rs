@@ -199,16 +199,33 @@ impl Api {
             bootstrap_sealed: b"sealed".to_vec(),
             deadline_at: later,
             absolute_end_at: later,
+            seen: 100,
+            image: None,
+            rate: None,
         };
         db.insert_launch(&new, now).await.unwrap();
-        assert_eq!(db.bind_machine(launch, &format!("machine-{vm}"), now).await.unwrap(), Some(vm));
-        let leased = db.lease_vms(&[VmState::Launching], ("sim", "here"), now, 10).await.unwrap();
-        let [leased] = &leased[..] else { panic!("{leased:?}") };
+        let bound = db.bind_machines(launch, &[format!("machine-{vm}")], now).await.unwrap();
+        assert_eq!(bound.into_values().collect::<Vec<_>>(), [vm]);
         let identity = self.state.sealer.seal(vm.0, &serde_json::to_vec(&identity(executor)).unwrap()).unwrap();
         let at = Place { ip: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]), ssh_port: 2222, docker_port: 2376 };
-        db.boot_vm(vm, leased.lease, at, &identity, later, now).await.unwrap();
+        db.boot_vms(&[(vm, at)], later, now).await.unwrap();
+        let leased = db.lease_vms(&[VmState::Booting], ("sim", "here"), now, 10).await.unwrap();
+        let [leased] = &leased[..] else { panic!("{leased:?}") };
+        db.keep_identity(vm, leased.lease, &identity).await.unwrap();
         db.make_available(leased, "ssh-ed25519 AAAAhost", later, later, now).await.unwrap();
         vm
+    }
+}
+
+impl Api {
+    /// Ends what is past its time by now; says how many tasks.
+    pub(crate) async fn expire_tasks(&self) -> usize {
+        let now = self.state.clock.now();
+        let expired = self.db().list_expired_tasks(now).await.unwrap();
+        for (task, failure) in &expired {
+            assert!(self.db().expire_task(*task, failure, now).await.unwrap());
+        }
+        expired.len()
     }
 }
 

@@ -117,7 +117,8 @@ impl Bench {
     /// Every loop once, `rounds` times, with a second between.
     pub(crate) async fn turn(&self, rounds: usize) {
         for _ in 0..rounds {
-            for work in loops::serve_loops(&self.world).into_iter().chain(loops::gc_loops(&self.world)) {
+            let (serve, scaler) = (loops::serve_loops(&self.world), loops::scaler_loops(&self.world));
+            for work in serve.into_iter().chain(scaler).chain(loops::gc_loops(&self.world)) {
                 self.tick(work.as_ref()).await;
             }
             self.clock.advance(TimeDelta::seconds(1));

@@ -5,7 +5,9 @@ use chrono::TimeDelta;
 use sqlx::PgPool;
 use uuid::Uuid;
 use vm_service::db::DbError;
+use vm_service::db::leases::Lease;
 use vm_service::db::release::Evidence;
+use vm_service::db::vms::LeasedVm;
 use vm_service::domain::failure::{Failure, FailureCode};
 use vm_service::domain::ids::{InstallationId, LaunchId};
 use vm_service::domain::lifecycle::{TaskState, VmState};
@@ -130,9 +132,9 @@ async fn an_orphan_is_collected_after_its_second_sighting(pool: PgPool) {
         created_at: bench.now(),
     };
     bench.sim.plant("sim-orphan", tags);
-    bench.turn(15).await;
-    assert_eq!(bench.sim.live().len(), 1, "seen, not yet believed");
-    bench.turn(15).await;
+    bench.turn(25).await;
+    assert_eq!(bench.sim.live().len(), 1, "seen twice, in quarantine");
+    bench.turn(10).await;
     assert_eq!(bench.sim.live().len(), 0);
 }
 
@@ -197,7 +199,7 @@ async fn a_lost_lease_gives_nobody_up(pool: PgPool) {
     bench.ask(&bench.request("p")).await;
     bench.tick(&Assign(bench.world.clone())).await;
     bench.tick(&Launch(bench.world.clone())).await;
-    let place = ("onhost", "sim");
+    let place = ("sim", "sim");
     let old = bench.db.lease_vms(&[VmState::Launching], place, bench.now(), 1).await.unwrap().remove(0);
     bench.clock.advance(TimeDelta::seconds(11));
     let new = bench.db.lease_vms(&[VmState::Launching], place, bench.now(), 1).await.unwrap().remove(0);
@@ -205,9 +207,14 @@ async fn a_lost_lease_gives_nobody_up(pool: PgPool) {
     let failure = Failure::new(FailureCode::VmStartFailed, "late");
     let late = bench.db.give_up_vm(old.id, Evidence::NotStarted { lease: old.lease }, &failure, "", bench.now()).await;
     assert!(matches!(late, Err(DbError::LostLease)), "{late:?}");
-    assert!(matches!(bench.db.postpone_vm(old.id, old.lease, bench.now()).await, Err(DbError::LostLease)));
-    assert!(matches!(bench.db.renew_vm_lease(old.id, old.lease, bench.now()).await, Err(DbError::LostLease)));
-    bench.db.renew_vm_lease(new.id, new.lease, bench.now()).await.unwrap();
+    bench.db.postpone_vms(&[(old.id, old.lease)], bench.now() + TimeDelta::hours(1)).await.unwrap();
+    let lease = |vm: &LeasedVm| Lease::Vms(vec![(vm.id, vm.lease)]);
+    assert!(matches!(bench.db.renew_lease(&lease(&old), bench.now()).await, Err(DbError::LostLease)));
+    bench.db.renew_lease(&lease(&new), bench.now()).await.unwrap();
+    bench.db.confirm_terminated(&[(old.id, old.lease)], bench.now()).await.unwrap();
+    let late: Option<bool> = sqlx::query_scalar("select due_at > $1 from vms.vms where state = 'launching'").bind(bench.now())
+        .fetch_optional(&bench.db.pool).await.unwrap();
+    assert_eq!(late, Some(false), "what the old one wrote changed nothing");
 }
 
 /// One host's tasks are not prepared, and its VMs not judged, by the replica of another.
@@ -222,11 +229,11 @@ async fn another_hosts_replica_leaves_preparing_tasks_alone(pool: PgPool) {
         bench.tick(work).await;
     }
     assert_eq!(bench.state(task).await, TaskState::Preparing);
-    assert_eq!(bench.db.lease_preparing(("onhost", "elsewhere"), bench.now(), 10).await.unwrap().len(), 0);
-    let mine = bench.db.lease_preparing(("onhost", "sim"), bench.now(), 10).await.unwrap().remove(0);
+    assert_eq!(bench.db.lease_preparing(("sim", "elsewhere"), bench.now(), 10).await.unwrap().len(), 0);
+    let mine = bench.db.lease_preparing(("sim", "sim"), bench.now(), 10).await.unwrap().remove(0);
     // A worker that lost this lease judges the VM: nothing happens.
     bench.clock.advance(TimeDelta::seconds(11));
-    let newer = bench.db.lease_preparing(("onhost", "sim"), bench.now(), 10).await.unwrap().remove(0);
+    let newer = bench.db.lease_preparing(("sim", "sim"), bench.now(), 10).await.unwrap().remove(0);
     let failure = Failure::new(FailureCode::PreparationFailed, "late");
     let late = Evidence::Unfit { task, lease: mine.lease };
     assert!(matches!(bench.db.give_up_vm(mine.way_in.vm, late, &failure, "", bench.now()).await, Err(DbError::LostLease)));

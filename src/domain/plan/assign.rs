@@ -1,19 +1,20 @@
-//! Who gets which VM, what is launched, what is not needed: the queue's order is kept and no limit is passed.
+//! Who gets which VM, and what is launched for those who find none: the queue's order is kept and no limit is passed.
 //!
-//! A start *failed* when a VM was given up before it was available. A VM is *spare* when it is available and no task waits for it.
+//! A waiting task is *blocked* when its project has as many VMs as it may: the others go on without it.
+//!
+//! Not here: VMs ahead of demand, and those that nobody needs (`scale`).
 
+use super::queue::{LaneKey, Queue};
+use super::room::{Kind, Launch, Limits, Planned};
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::ids::{TaskId, VmId};
-use crate::domain::settings::{ProviderChoice, Settings};
+use crate::domain::settings::Settings;
 use crate::domain::task::Executor;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-/// A task is failed after this many starts failed while it waited: one may be bad luck, two may be, three are a defect.
-pub const FAILED_STARTS_MAX: i64 = 3;
-
-/// How long a spare VM stays for a job that follows at once.
-pub const LINGER: TimeDelta = TimeDelta::seconds(60);
+/// A task is failed after this many rounds of starts failed while it waited: one may be bad luck, two may be, three are a defect.
+pub const FAILED_ROUNDS_MAX: usize = 3;
 
 /// A task in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,21 @@ pub struct Waiting {
     pub resource_class: String,
     /// Whose it is.
     pub project_id: String,
-    /// Starts of its kind that failed while it waited, since the last that succeeded.
-    pub failed_starts: i64,
-    /// What the last of them said.
-    pub last_failure: Option<String>,
+    /// Its own priority, without its project's.
+    pub priority: i16,
+    /// Since when it waits.
+    pub created_at: DateTime<Utc>,
+    /// How long its job may take, seconds.
+    pub max_run_seconds: i32,
+    /// Why it waits, as it was told last.
+    pub reason: Option<String>,
+}
+
+impl Waiting {
+    /// The kind of VM that it needs.
+    pub fn kind(&self) -> Kind {
+        (self.executor, self.resource_class.clone())
+    }
 }
 
 /// A VM that a task may take.
@@ -41,60 +53,23 @@ pub struct Available {
     pub executor: Executor,
     /// Its class.
     pub resource_class: String,
-    /// Since when.
-    pub since: DateTime<Utc>,
-}
-
-/// What there is of one kind of VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Supply {
-    /// Asked for and not ready yet.
-    pub in_flight: u32,
-    /// Not terminated, in any state.
-    pub live: u32,
-    /// Starts that failed since the last that succeeded.
-    pub failures: u32,
-    /// When the last of them failed.
-    pub last_failure_at: Option<DateTime<Utc>>,
+    /// When it ends itself: a job must be over by then.
+    pub absolute_end_at: DateTime<Utc>,
 }
 
 /// What a decision is made of.
 #[derive(Clone, Debug)]
 pub struct Snapshot<'a> {
-    /// The settings in force.
-    pub settings: &'a Settings,
-    /// In the queue's order.
+    /// What limits launches; its settings are those in force.
+    pub limits: Limits<'a>,
+    /// In any order.
     pub waiting: Vec<Waiting>,
+    /// When each lane of the queue was last given a VM.
+    pub served_at: BTreeMap<LaneKey, DateTime<Utc>>,
     /// Oldest first.
     pub available: Vec<Available>,
-    /// By executor and class.
-    pub supply: BTreeMap<(Executor, String), Supply>,
-    /// VMs that have a task, by project; while planning also those that are on their way for one.
+    /// VMs that have a task, by project.
     pub at_work: BTreeMap<String, u32>,
-    /// How many more VMs the limits allow: in all, and in flight.
-    pub room: Room,
-    /// How many machines one launch may ask for.
-    pub max_batch: u32,
-}
-
-/// How many more VMs the limits allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// In all.
-    pub vms: u32,
-    /// In flight.
-    pub in_flight: u32,
-}
-
-/// A launch to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// What for.
-    pub executor: Executor,
-    /// Which class.
-    pub resource_class: String,
-    /// How many machines.
-    pub count: u32,
 }
 
 /// What is to be done.
@@ -104,170 +79,131 @@ pub struct Decision {
     pub claims: Vec<(TaskId, VmId)>,
     /// In order.
     pub launches: Vec<Launch>,
-    /// VMs that are not needed.
-    pub drains: Vec<VmId>,
-    /// Why each other task waits.
+    /// Why other tasks wait, where that is news.
     pub waits: Vec<(TaskId, String)>,
     /// Tasks that cannot be served.
     pub failures: Vec<(TaskId, Failure)>,
 }
 
-/// How long no launch of a kind is made after `failures` in a row: 5 s, doubled each time, at most 5 min.
-pub fn pause_after(failures: u32) -> TimeDelta {
-    if failures == 0 {
-        return TimeDelta::zero();
-    }
-    let doubled = 5_i32.saturating_mul(2_i32.saturating_pow((failures - 1).min(10)));
-    TimeDelta::seconds(i64::from(doubled.min(300)))
-}
-
 /// Decides.
-pub fn plan_assign(snapshot: Snapshot<'_>, now: DateTime<Utc>) -> Decision {
-    let mut planner = Planner::new(snapshot, now);
-    let waiting = std::mem::take(&mut planner.snapshot.waiting);
-    for task in waiting {
-        planner.place(&task);
+pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
+    let Snapshot { limits, waiting, served_at, available, at_work } = snapshot;
+    let (settings, now) = (limits.settings, limits.now);
+    let mut queue = Queue::new(settings, waiting, &served_at, at_work, now);
+    let mut planner = Planner::new(limits, available);
+    while let Some(task) = queue.next() {
+        if planner.place(&task, queue.at_work(&task.project_id)) {
+            queue.granted(&task);
+        }
     }
-    planner.finish()
+    planner.decision.launches = planner.planned.into_launches();
+    planner.decision
 }
 
 struct Planner<'a> {
-    snapshot: Snapshot<'a>,
+    settings: &'a Settings,
     now: DateTime<Utc>,
-    free: BTreeMap<(Executor, String), VecDeque<Available>>,
-    wanted: Vec<(Executor, String)>,
+    failed_since: BTreeMap<Kind, super::breaker::Breaker>,
+    free: BTreeMap<Kind, Vec<Available>>,
+    starting: BTreeMap<Kind, u32>,
+    planned: Planned<'a>,
     decision: Decision,
 }
 
 impl<'a> Planner<'a> {
-    fn new(mut snapshot: Snapshot<'a>, now: DateTime<Utc>) -> Self {
-        let mut free: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
-        for vm in std::mem::take(&mut snapshot.available) {
-            free.entry((vm.executor, vm.resource_class.clone())).or_default().push_back(vm);
+    fn new(limits: Limits<'a>, available: Vec<Available>) -> Self {
+        let mut free: BTreeMap<Kind, Vec<Available>> = BTreeMap::new();
+        // Newest first, so that the oldest is taken from the end.
+        for vm in available.into_iter().rev() {
+            free.entry((vm.executor, vm.resource_class.clone())).or_default().push(vm);
         }
-        Self { snapshot, now, free, wanted: Vec::new(), decision: Decision::default() }
+        Self {
+            settings: limits.settings,
+            now: limits.now,
+            failed_since: limits.breakers.clone(),
+            free,
+            starting: limits.supply.iter().map(|(kind, supply)| (kind.clone(), supply.in_flight)).collect(),
+            planned: Planned::new(limits),
+            decision: Decision::default(),
+        }
     }
 
-    fn place(&mut self, task: &Waiting) {
-        let settings = self.snapshot.settings;
-        let kind = (task.executor, task.resource_class.clone());
-        let at_work = self.snapshot.at_work.entry(task.project_id.clone()).or_default();
-        if settings.limits.vms_per_project.is_some_and(|limit| *at_work >= limit) {
+    /// True when the task gets a VM, or one is on its way for it.
+    fn place(&mut self, task: &Waiting, at_work: u32) -> bool {
+        let kind = task.kind();
+        if self.settings.limits.vms_per_project.is_some_and(|limit| at_work >= limit) {
             self.wait(task, format!("Project {} has as many VMs as it may.", task.project_id));
-            return;
+            return false;
         }
-        if let Some(vm) = self.free.get_mut(&kind).and_then(VecDeque::pop_front) {
-            *at_work += 1;
-            self.decision.claims.push((task.id, vm.id));
-            return;
+        if let Some(vm) = self.take_free(task, &kind) {
+            self.decision.claims.push((task.id, vm));
+            return true;
         }
-        let supply = self.snapshot.supply.entry(kind.clone()).or_default();
-        if supply.in_flight > 0 {
-            supply.in_flight -= 1;
-            *at_work += 1;
+        if let Some(starting) = self.starting.get_mut(&kind).filter(|starting| **starting > 0) {
+            *starting -= 1;
             self.wait(task, "A VM is starting.".to_owned());
-            return;
+            return true;
         }
-        if let Some(failure) = unservable(task, settings) {
+        if let Some(failure) = self.unservable(task, &kind) {
             self.decision.failures.push((task.id, failure));
-            return;
+            return false;
         }
-        match self.may_launch(&kind) {
+        match self.planned.one_more(&kind) {
             Ok(()) => {
-                *self.snapshot.at_work.entry(task.project_id.clone()).or_default() += 1;
-                self.wait(task, "A VM is launched for it.".to_owned());
-                self.wanted.push(kind);
+                self.wait(task, "No VM is free: one is launched for it.".to_owned());
+                true
             }
-            Err(reason) => self.wait(task, reason),
+            Err(reason) => {
+                self.wait(task, reason);
+                false
+            }
         }
     }
 
-    fn may_launch(&mut self, kind: &(Executor, String)) -> Result<(), String> {
-        let settings = self.snapshot.settings;
-        if settings.provider == ProviderChoice::None {
-            return Err("No VM provider is set: choose one in the settings.".to_owned());
+    fn take_free(&mut self, task: &Waiting, kind: &Kind) -> Option<VmId> {
+        let free = self.free.get_mut(kind)?;
+        let over_at = self.now + TimeDelta::seconds(task.max_run_seconds.into());
+        let at = free.iter().rposition(|vm| vm.absolute_end_at >= over_at)?;
+        Some(free.remove(at).id)
+    }
+
+    fn unservable(&self, task: &Waiting, kind: &Kind) -> Option<Failure> {
+        if let Err(sentence) = self.settings.class(task.executor, &task.resource_class) {
+            return Some(Failure::new(FailureCode::VmStartFailed, sentence));
         }
-        if settings.pause_launches {
-            return Err("Launches are paused in the settings.".to_owned());
-        }
-        let of_class: u32 =
-            self.snapshot.supply.iter().filter(|((_, class), _)| *class == kind.1).map(|(_, supply)| supply.live).sum();
-        let supply = self.snapshot.supply.entry(kind.clone()).or_default();
-        if let Some(last) = supply.last_failure_at {
-            let resume_at = last + pause_after(supply.failures);
-            if self.now < resume_at {
-                return Err(format!(
-                    "{} starts failed in a row; the next is tried at {}.",
-                    supply.failures,
-                    resume_at.format("%H:%M:%S UTC")
-                ));
-            }
-        }
-        let class_limit = settings.resource_classes.get(&kind.1).and_then(|class| class.limit);
-        if class_limit.is_some_and(|limit| of_class >= limit) {
-            return Err(format!("There are as many VMs of class {} as there may be.", kind.1));
-        }
-        if self.snapshot.room.vms == 0 {
-            return Err("There are as many VMs as there may be; it is next when one ends.".to_owned());
-        }
-        if self.snapshot.room.in_flight == 0 {
-            return Err("As many VMs are starting as may at a time; it is next.".to_owned());
-        }
-        supply.live += 1;
-        self.snapshot.room.vms -= 1;
-        self.snapshot.room.in_flight -= 1;
-        Ok(())
+        let breaker = self.failed_since.get(kind)?;
+        let rounds = breaker.failed_since(task.created_at);
+        let last = breaker.reason.as_deref().unwrap_or("no reason is known");
+        (rounds >= FAILED_ROUNDS_MAX)
+            .then(|| Failure::new(FailureCode::VmStartFailed, format!("{rounds} starts failed in a row; the last said: {last}")))
     }
 
     fn wait(&mut self, task: &Waiting, reason: String) {
-        self.decision.waits.push((task.id, reason));
-    }
-
-    fn finish(mut self) -> Decision {
-        for kind in self.wanted {
-            let batch = self.snapshot.max_batch.max(1);
-            match self
-                .decision
-                .launches
-                .iter_mut()
-                .find(|l| (l.executor, &l.resource_class) == (kind.0, &kind.1) && l.count < batch)
-            {
-                Some(launch) => launch.count += 1,
-                None => self.decision.launches.push(Launch { executor: kind.0, resource_class: kind.1, count: 1 }),
-            }
+        if task.reason.as_ref() != Some(&reason) {
+            self.decision.waits.push((task.id, reason));
         }
-        let now = self.now;
-        let spare = self.free.into_values().flatten().filter(|vm| now - vm.since >= LINGER);
-        self.decision.drains = spare.map(|vm| vm.id).collect();
-        self.decision
     }
-}
-
-fn unservable(task: &Waiting, settings: &Settings) -> Option<Failure> {
-    if let Err(sentence) = settings.class(task.executor, &task.resource_class) {
-        return Some(Failure::new(FailureCode::VmStartFailed, sentence));
-    }
-    if task.failed_starts < FAILED_STARTS_MAX {
-        return None;
-    }
-    let last = task.last_failure.as_deref().unwrap_or("no reason is known");
-    Some(Failure::new(
-        FailureCode::VmStartFailed,
-        format!("{} VMs could not be started; the last said: {last}", task.failed_starts),
-    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::breaker::Breaker;
+    use super::super::room::{Room, Supply};
     use super::*;
+    use crate::domain::rate::Allowance;
+    use crate::domain::settings::ProviderChoice;
     use uuid::Uuid;
 
     fn at(seconds: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+        DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
     }
 
     fn settings() -> Settings {
         Settings { provider: ProviderChoice::OnHost, ..Settings::default() }
+    }
+
+    fn kind() -> Kind {
+        (Executor::Machine, "medium".to_owned())
     }
 
     fn waiting(id: u128, project: &str) -> Waiting {
@@ -276,30 +212,37 @@ mod tests {
             executor: Executor::Machine,
             resource_class: "medium".to_owned(),
             project_id: project.to_owned(),
-            failed_starts: 0,
-            last_failure: None,
+            priority: 0,
+            created_at: at(0),
+            max_run_seconds: 3600,
+            reason: None,
         }
     }
 
-    fn available(id: u128, since: i64) -> Available {
+    fn available(id: u128) -> Available {
         Available {
             id: VmId(Uuid::from_u128(id)),
             executor: Executor::Machine,
             resource_class: "medium".to_owned(),
-            since: at(since),
+            absolute_end_at: at(7200),
         }
     }
 
     fn snapshot(settings: &Settings) -> Snapshot<'_> {
-        Snapshot {
+        let limits = Limits {
             settings,
-            waiting: Vec::new(),
-            available: Vec::new(),
             supply: BTreeMap::new(),
-            at_work: BTreeMap::new(),
+            breakers: BTreeMap::new(),
             room: Room { vms: 10, in_flight: 10 },
+            allowance: Allowance::UNLIMITED,
             max_batch: 10,
-        }
+            now: at(5),
+        };
+        Snapshot { limits, waiting: Vec::new(), served_at: BTreeMap::new(), available: Vec::new(), at_work: BTreeMap::new() }
+    }
+
+    fn counts(decision: &Decision) -> Vec<u32> {
+        decision.launches.iter().map(|launch| launch.count).collect()
     }
 
     #[test]
@@ -307,11 +250,22 @@ mod tests {
         let settings = settings();
         let mut s = snapshot(&settings);
         s.waiting = vec![waiting(1, "a"), waiting(2, "a"), waiting(3, "b")];
-        s.available = vec![available(10, 0)];
-        let decision = plan_assign(s, at(5));
+        s.available = vec![available(10)];
+        let decision = plan_assign(s);
         assert_eq!(decision.claims, [(TaskId(Uuid::from_u128(1)), VmId(Uuid::from_u128(10)))]);
-        assert_eq!(decision.launches, [Launch { executor: Executor::Machine, resource_class: "medium".to_owned(), count: 2 }]);
-        assert_eq!(decision.drains, []);
+        let launch = Launch { executor: Executor::Machine, resource_class: "medium".to_owned(), count: 2, seen: 0 };
+        assert_eq!(decision.launches, [launch]);
+    }
+
+    #[test]
+    fn a_vm_that_ends_before_the_job_may_is_not_given() {
+        let settings = settings();
+        let mut s = snapshot(&settings);
+        s.waiting = vec![Waiting { max_run_seconds: 7200, ..waiting(1, "a") }, waiting(2, "b")];
+        s.available = vec![available(10)];
+        let decision = plan_assign(s);
+        assert_eq!(decision.claims, [(TaskId(Uuid::from_u128(2)), VmId(Uuid::from_u128(10)))]);
+        assert_eq!(counts(&decision), [1]);
     }
 
     #[test]
@@ -319,9 +273,8 @@ mod tests {
         let settings = settings();
         let mut s = snapshot(&settings);
         s.waiting = vec![waiting(1, "a"), waiting(2, "a")];
-        s.supply.insert((Executor::Machine, "medium".to_owned()), Supply { in_flight: 1, live: 1, ..Supply::default() });
-        let decision = plan_assign(s, at(0));
-        assert_eq!(decision.launches.iter().map(|l| l.count).sum::<u32>(), 1);
+        s.limits.supply.insert(kind(), Supply { in_flight: 1, live: 1, available: 0 });
+        assert_eq!(counts(&plan_assign(s)), [1]);
     }
 
     #[test]
@@ -331,17 +284,20 @@ mod tests {
         settings.resource_classes.get_mut("medium").unwrap().limit = Some(3);
         let mut s = snapshot(&settings);
         s.waiting = (1..=9).map(|n| waiting(n, &format!("p{n}"))).collect();
-        s.room = Room { vms: 5, in_flight: 2 };
-        let decision = plan_assign(s.clone(), at(0));
-        assert_eq!(decision.launches.iter().map(|l| l.count).sum::<u32>(), 2, "in flight");
-        s.room = Room { vms: 5, in_flight: 9 };
-        assert_eq!(plan_assign(s.clone(), at(0)).launches.iter().map(|l| l.count).sum::<u32>(), 3, "class");
+        s.limits.room = Room { vms: 5, in_flight: 2 };
+        assert_eq!(counts(&plan_assign(s.clone())), [2], "in flight");
+        s.limits.room = Room { vms: 5, in_flight: 9 };
+        assert_eq!(counts(&plan_assign(s.clone())), [3], "class");
+        s.limits.allowance = Allowance { calls: 1, machines: 2 };
+        assert_eq!(counts(&plan_assign(s.clone())), [2], "the call budget's machines");
+        s.limits.allowance = Allowance { calls: 0, machines: 2 };
+        assert_eq!(counts(&plan_assign(s.clone())), [0; 0], "the call budget's calls");
+        s.limits.allowance = Allowance::UNLIMITED;
         s.waiting = vec![waiting(1, "a"), waiting(2, "a")];
-        assert_eq!(plan_assign(s.clone(), at(0)).launches.iter().map(|l| l.count).sum::<u32>(), 1, "project");
-        s.available = vec![available(10, 0), available(11, 0)];
-        let decision = plan_assign(s, at(0));
-        assert_eq!(decision.claims.len(), 1, "project");
-        assert_eq!(decision.waits.len(), 1);
+        assert_eq!(counts(&plan_assign(s.clone())), [1], "project");
+        s.available = vec![available(10), available(11)];
+        let decision = plan_assign(s);
+        assert_eq!((decision.claims.len(), decision.waits.len()), (1, 1), "project");
     }
 
     #[test]
@@ -349,8 +305,9 @@ mod tests {
         let settings = settings();
         let mut s = snapshot(&settings);
         s.waiting = (1..=3).map(|n| waiting(n, "a")).collect();
-        s.max_batch = 1;
-        assert_eq!(plan_assign(s, at(0)).launches.iter().map(|l| l.count).collect::<Vec<_>>(), [1, 1, 1]);
+        s.limits.max_batch = 1;
+        let launches = plan_assign(s).launches;
+        assert_eq!(launches.iter().map(|l| (l.count, l.seen)).collect::<Vec<_>>(), [(1, 0), (1, 1), (1, 2)]);
     }
 
     #[test]
@@ -358,23 +315,30 @@ mod tests {
         let settings = settings();
         let mut s = snapshot(&settings);
         s.waiting = vec![waiting(1, "a")];
-        let supply = Supply { failures: 2, last_failure_at: Some(at(0)), ..Supply::default() };
-        s.supply.insert((Executor::Machine, "medium".to_owned()), supply);
-        assert_eq!(plan_assign(s.clone(), at(9)).launches, []);
-        assert_eq!(plan_assign(s.clone(), at(10)).launches.len(), 1);
-        s.waiting[0].failed_starts = 3;
-        s.waiting[0].last_failure = Some("there is no image".to_owned());
-        let decision = plan_assign(s, at(1000));
+        let breaker = Breaker { failed_at: vec![at(0), at(4)], reason: Some("there is no image".to_owned()), allowance: None };
+        s.limits.breakers.insert(kind(), breaker.clone());
+        s.limits.now = at(13);
+        assert_eq!(counts(&plan_assign(s.clone())), [0; 0]);
+        s.limits.now = at(14);
+        assert_eq!(counts(&plan_assign(s.clone())), [1]);
+        s.limits.breakers.insert(kind(), Breaker { failed_at: vec![at(0), at(4), at(20)], ..breaker });
+        s.limits.now = at(1000);
+        let decision = plan_assign(s.clone());
         assert_eq!(decision.launches, []);
-        assert_eq!(decision.failures[0].1.detail, "3 VMs could not be started; the last said: there is no image");
+        assert_eq!(decision.failures[0].1.detail, "3 starts failed in a row; the last said: there is no image");
+        s.waiting[0].created_at = at(1);
+        assert_eq!(counts(&plan_assign(s)), [1], "one of the rounds was before it came");
     }
 
     #[test]
-    fn a_spare_vm_lingers_and_is_then_drained() {
+    fn a_reason_is_told_once() {
         let settings = settings();
         let mut s = snapshot(&settings);
-        s.available = vec![available(10, 0)];
-        assert_eq!(plan_assign(s.clone(), at(59)).drains, []);
-        assert_eq!(plan_assign(s, at(60)).drains, [VmId(Uuid::from_u128(10))]);
+        s.waiting = vec![waiting(1, "a")];
+        s.limits.room.vms = 0;
+        let waits = plan_assign(s.clone()).waits;
+        assert_eq!(waits.len(), 1);
+        s.waiting[0].reason = Some(waits[0].1.clone());
+        assert_eq!(plan_assign(s).waits, []);
     }
 }

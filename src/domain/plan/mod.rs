@@ -1,4 +1,9 @@
-//! Decisions as pure functions of a snapshot and `now`: what the loops then carry out.
+//! Decisions: pure functions of a snapshot and `now`. The loops gather the snapshot and carry the decision out.
 
 pub mod assign;
+pub mod breaker;
 pub mod gc;
+pub mod gc_volumes;
+pub mod queue;
+pub mod room;
+pub mod scale;

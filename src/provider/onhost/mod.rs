@@ -33,7 +33,7 @@ mod seed;
 pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 
-use super::{Finding, LaunchSpec, Listing, Machine, Provider, ProviderError, ProviderVolume, VolumeListing};
+use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::{Budget, ProviderChoice, Settings, VmNetwork};
@@ -138,8 +138,12 @@ impl Provider for OnHost {
         None
     }
 
-    fn terminate_pause(&self) -> Duration {
-        Duration::ZERO
+    fn pace(&self) -> Pace {
+        Pace { list: Duration::from_secs(10), watch: Duration::from_millis(500), terminate: Duration::ZERO, settles: Duration::ZERO }
+    }
+
+    fn leaves_remains(&self) -> bool {
+        true
     }
 
     fn image(&self, _class: &ResourceClass) -> Option<String> {

@@ -1,0 +1,136 @@
+-- The engine: fair queues, breakers, shared call budgets, shared looks, losses of rows.
+
+-- Tasks ---------------------------------------------------------------------------------------------------------------------------
+alter table vms.tasks
+    add column claimed_at timestamptz,            -- when it was last given a VM: what a project got lately
+    add column waiting_reason text;               -- told in its timeline already
+create index tasks_claimed on vms.tasks (claimed_at) where claimed_at is not null;
+
+-- VMs -----------------------------------------------------------------------------------------------------------------------------
+alter table vms.vms
+    add column guest_end_at timestamptz;          -- when the VM shuts itself down, as it was told last
+comment on column vms.vms.absolute_end_at is 'when it must end; moved by a hold, and then told to the guest';
+update vms.vms set guest_end_at = absolute_end_at where available_at is not null;
+alter table vms.launches
+    add column image text;                        -- what its machines are made of, by the provider's name
+
+-- The starts of a kind of VM: failures in a row close it, and it opens again step by step.
+create table vms.breakers (
+    provider text not null,
+    place text not null,
+    executor text not null,
+    resource_class text not null,
+    failed_at timestamptz[] not null default '{}', -- rounds of failed starts since the last that succeeded, newest last
+    reason text,                                   -- of the last of them
+    allowance integer check (allowance >= 1),      -- how many may start at a time while it opens again; null: no limit of its own
+    primary key (provider, place, executor, resource_class)
+);
+
+-- What all replicas together may ask of a provider: a bucket is kept as the time at which it is full again.
+create table vms.call_rates (
+    provider text not null,
+    place text not null,
+    bucket text not null check (bucket in ('launch_calls', 'launch_machines')),
+    full_at timestamptz not null,
+    primary key (provider, place, bucket)
+);
+
+-- Work that one replica does for all: who takes the turn moves it on.
+create table vms.turns (
+    name text not null,
+    provider text not null,
+    place text not null,
+    next_at timestamptz not null,
+    primary key (name, provider, place)
+);
+
+-- Losses of rows --------------------------------------------------------------------------------------------------------------------
+-- A machine or volume that was made in one of these spans and has no row is not an orphan: its row may have been lost. It is *unknown*.
+create table vms.losses (
+    id bigint generated always as identity primary key,
+    since timestamptz not null default '-infinity',
+    until timestamptz,                            -- null: up to now; the next look at the clock sets it
+    reason text not null
+);
+-- The service's last sign of life: behind after an older copy of the database was put back.
+create table vms.pulse (
+    only_row boolean primary key default true check (only_row),
+    at timestamptz not null
+);
+
+create function vms.note_lost_rows() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'TRUNCATE' then
+        insert into vms.losses (reason) values ('the table of VMs was emptied');
+    elsif exists (select from gone where state <> 'terminated') then
+        insert into vms.losses (reason) values ('rows of live VMs were deleted');
+    end if;
+    return null;
+end $$;
+create trigger vms_deleted after delete on vms.vms referencing old table as gone
+    for each statement execute function vms.note_lost_rows();
+create trigger vms_truncated after truncate on vms.vms for each statement execute function vms.note_lost_rows();
+
+-- Machines without a row, from their first sighting to their end.
+alter table vms.orphans
+    add column unknown boolean not null default false, -- its row may have been lost: left alone until its own end
+    add column executor text,
+    add column resource_class text,
+    add column made_at timestamptz,               -- by its tags
+    add column ends_at timestamptz,               -- unknown: when it must have ended by itself
+    add column state text not null default 'seen' check (state in ('seen', 'quarantined', 'terminating')),
+    add column state_at timestamptz,
+    add column end_asked_by text;                 -- the operator who wants it gone
+
+-- Volumes ---------------------------------------------------------------------------------------------------------------------------
+alter table vms.volumes
+    add column missing_at timestamptz;            -- first complete list that did not show it
+
+-- Limits: counted once a statement, and machines without a row count too.
+drop trigger vm_within_limits on vms.vms;
+drop function vms.refuse_vm_over_limit();
+create function vms.refuse_vms_over_limit() returns trigger language plpgsql as $$
+declare
+    budget vms.budget;
+    live bigint;
+    in_flight bigint;
+    over record;
+begin
+    select * into budget from vms.budget for update;
+    select count(*), count(*) filter (where state in ('requested', 'launching', 'booting'))
+        into live, in_flight
+        from vms.vms where state <> 'terminated';
+    live := live + (select count(*) from vms.orphans);
+    if live > budget.max_vms then
+        raise exception 'limit reached: % VMs in all', budget.max_vms using errcode = 'VM002';
+    end if;
+    if in_flight > budget.max_in_flight then
+        raise exception 'limit reached: % VMs in flight', budget.max_in_flight using errcode = 'VM002';
+    end if;
+    for over in
+        select limits.class, limits.most from jsonb_each_text(budget.max_vms_per_class) as limits (class, most)
+        where limits.class in (select resource_class from fresh)
+          and (select count(*) from vms.vms v where v.state <> 'terminated' and v.resource_class = limits.class)
+              + (select count(*) from vms.orphans o where o.resource_class = limits.class) > limits.most::bigint
+    loop
+        raise exception 'limit reached: % VMs of class %', over.most, over.class using errcode = 'VM002';
+    end loop;
+    return null;
+end $$;
+create trigger vms_within_limits after insert on vms.vms referencing new table as fresh
+    for each statement execute function vms.refuse_vms_over_limit();
+
+-- Why a VM's time is up; null: it is not. A VM with an open task is never overdue: the task's own deadline ends both.
+create function vms.why_overdue(v vms.vms, now timestamptz) returns text language sql stable as $$
+    select case
+        when v.state in ('requested', 'terminating', 'terminated') or v.hold_until > now then null
+        when exists (select from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready')) then null
+        when v.absolute_end_at <= now then 'it reached its absolute end'
+        when v.state = 'draining' then coalesce(v.reason, 'it is not needed any more')
+        when v.state = 'quarantined' then 'its hold is over'
+        when v.state = 'assigned' then 'the job is over'
+        when v.state = 'available' and v.deadline_at <= now then 'it waited too long for a job'
+        -- Who waits for a start ends it at the deadline, with its console; this is for the case that nobody does.
+        when v.state in ('launching', 'booting') and v.deadline_at <= now - interval '30 s' then 'it did not start in time'
+    end
+$$;

@@ -1,0 +1,65 @@
+//! Keeps the base of free VMs: launches what is missing, replaces what is stale, drains what is spare.
+//!
+//! Reads: `vms`, `tasks`, and what limits launches. Writes: launches with their VMs, drained VMs. Calls: `domain::plan::scale`. Runs: in
+//! `scaler`, at every wake-up.
+//!
+//! Not here: VMs for waiting tasks (`assign`).
+
+use super::{Act, Loop, World, wanted};
+use crate::domain::plan::room::Kind;
+use crate::domain::plan::scale::{Snapshot, plan_scale};
+use crate::domain::settings::Settings;
+use crate::domain::tags::Origin;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// See the module.
+pub struct Scale(pub World);
+
+#[async_trait]
+impl Loop for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+        let world = &self.0;
+        let settings = world.settings();
+        let provider = world.provider(&settings).map(AsRef::as_ref);
+        let classes = settings.resource_classes.iter().map(|(name, class)| {
+            let image = provider.and_then(|provider| provider.image(class));
+            (name.clone(), (class.clone(), image))
+        });
+        let idle = world.db.list_idle(&classes.collect(), now).await?;
+        let limits = wanted::limits(world, &settings, provider, now).await?;
+        let snapshot = Snapshot { limits, idle, waiting: self.waiting(&settings).await? };
+        let decision = plan_scale(&snapshot);
+        if let Some(provider) = provider {
+            wanted::write(world, &settings, provider, Origin::Preallocated, &decision.launches, now).await?;
+        }
+        if !decision.drains.is_empty() {
+            world.db.drain_vms(&decision.drains, now).await?;
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl Scale {
+    /// Tasks that wait and may have a VM, by kind.
+    async fn waiting(&self, settings: &Settings) -> anyhow::Result<BTreeMap<Kind, u32>> {
+        let at_work = self.0.db.at_work().await?;
+        let mut waiting: BTreeMap<Kind, u32> = BTreeMap::new();
+        for (kind, project, count) in self.0.db.count_waiting().await? {
+            let has = at_work.get(&project).copied().unwrap_or_default();
+            let may = settings.limits.vms_per_project.map_or(u32::MAX, |limit| limit.saturating_sub(has));
+            *waiting.entry(kind).or_default() += count.min(may);
+        }
+        Ok(waiting)
+    }
+}

@@ -1,0 +1,82 @@
+//! What both planners of launches share: gathering what limits them, and writing what they decided, intent first.
+//!
+//! Reads: `vms`, `budget`, `breakers`, `call_rates`. Writes: launches with their VMs. Runs: in `assign` and `scale`.
+
+use super::World;
+use crate::db::DbError;
+use crate::db::launches::NewLaunch;
+use crate::domain::identity::Bootstrap;
+use crate::domain::ids::{LaunchId, VmId};
+use crate::domain::plan::room::{Launch, Limits, Room};
+use crate::domain::rate::Allowance;
+use crate::domain::settings::Settings;
+use crate::domain::tags::Origin;
+use crate::provider::Provider;
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+
+/// What limits launches now; nothing may be launched without a provider.
+pub(super) async fn limits<'a>(
+    world: &World,
+    settings: &'a Settings,
+    provider: Option<&dyn Provider>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Limits<'a>> {
+    let db = &world.db;
+    let supply = db.supply(now).await?;
+    let Some(provider) = provider else {
+        let (room, allowance) = (Room { vms: 0, in_flight: 0 }, Allowance { calls: 0, machines: 0 });
+        return Ok(Limits { settings, supply, breakers: BTreeMap::new(), room, allowance, max_batch: 1, now });
+    };
+    let place = (provider.name(), provider.place());
+    Ok(Limits {
+        settings,
+        supply,
+        breakers: db.list_breakers(place).await?,
+        room: db.room().await?,
+        allowance: db.launch_allowance(place, provider.launch_rate(), now).await?,
+        max_batch: provider.max_batch(),
+        now,
+    })
+}
+
+/// Writes the launches; one that is out of date by now is left to the next tick.
+pub(super) async fn write(
+    world: &World,
+    settings: &Settings,
+    provider: &dyn Provider,
+    origin: Origin,
+    launches: &[Launch],
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    for launch in launches {
+        let Ok(class) = settings.class(launch.executor, &launch.resource_class) else { continue };
+        let id = LaunchId((world.fresh_id)());
+        let bootstrap = Bootstrap::generate().context("making a bootstrap identity")?;
+        let new = NewLaunch {
+            id,
+            vms: (0..launch.count).map(|_| VmId((world.fresh_id)())).collect(),
+            executor: launch.executor,
+            resource_class: launch.resource_class.clone(),
+            class: class.clone(),
+            origin,
+            provider: provider.name().to_owned(),
+            place: provider.place().to_owned(),
+            bootstrap_sealed: world.seal(id.0, &bootstrap)?,
+            deadline_at: now + settings.timeouts.vm_start(),
+            absolute_end_at: now + settings.timeouts.before_first_contact(),
+            seen: launch.seen,
+            image: provider.image(class),
+            rate: provider.launch_rate(),
+        };
+        match world.db.insert_launch(&new, now).await {
+            Ok(()) => {}
+            Err(error @ (DbError::LimitReached(_) | DbError::Conflict(_))) => {
+                tracing::debug!(%error, class = launch.resource_class, "a launch was not written");
+            }
+            Err(error) => return Err(error).context("writing a launch"),
+        }
+    }
+    Ok(())
+}
