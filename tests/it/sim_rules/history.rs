@@ -21,7 +21,7 @@ async fn bad_day(seed: u64) -> Sim {
     let sim = Sim::strict(clock.clone(), Rules::default(), faults, seed);
     let cloud = Cloud { sim, clock: clock.clone() };
     let mut known: BTreeSet<String> = BTreeSet::new();
-    for round in 0..360 {
+    for round in 0..120 {
         if let Ok(made) = cloud.sim.launch(&cloud.spec(&format!("t{}", round / 2), 1 + round % 7)).await {
             known.extend(made.into_iter().map(|machine| machine.provider_id));
         }
@@ -38,7 +38,7 @@ async fn bad_day(seed: u64) -> Sim {
         drop(cloud.sim.list_machines().await);
         let addresses: Vec<_> = cloud.sim.live().into_values().filter_map(|machine| machine.address).collect();
         assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), addresses.len(), "two machines with one address");
-        clock.advance(TimeDelta::seconds(10));
+        clock.advance(TimeDelta::seconds(30));
     }
     cloud.sim
 }
