@@ -16,7 +16,7 @@ pub(super) struct Fleet {
     machines: Vec<SimMachine>,
     by_id: BTreeMap<String, usize>,
     by_address: BTreeMap<Ipv4Addr, usize>,
-    /// Those that are not wiped from memory yet, as the provider sees it.
+    /// Those that the provider has not wiped from its memory.
     shown: BTreeSet<usize>,
     agenda: BTreeSet<(DateTime<Utc>, usize)>,
     /// Machines per class and zone.

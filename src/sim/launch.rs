@@ -1,6 +1,6 @@
 //! Launches: one token makes machines once, whoever asks again and whenever; without room, or when a rule is broken, nothing.
 //!
-//! A token whose machines have ended answers with them as terminated. EC2 says `IdempotentInstanceTerminated` there; the contract
+//! A call asked again takes from the budgets again. A token whose machines have ended answers with them as terminated. EC2 says `IdempotentInstanceTerminated` there; the contract
 //! of `Provider::launch` is to return what the token has made, so that the caller finds and buries it.
 
 use super::faults::Fault;

@@ -54,7 +54,7 @@ pub struct Rules {
     pub terminate_pause: Duration,
     /// What the provider says that it carries.
     pub carries: Budget,
-    /// Availability zones.
+    /// Availability zones; the cloud chooses among those with room.
     pub zones: Vec<String>,
     /// Room per class and zone, in machines; without an entry there is always room.
     pub capacity: BTreeMap<(String, String), u32>,
@@ -74,7 +74,7 @@ pub struct Rules {
     pub list_lag: Spread,
     /// The same, for those that [`super::Fault::ListLags`] strikes.
     pub list_lag_struck: Spread,
-    /// When [`super::Fault::Dies`] and [`super::Fault::LoseTags`] strike, after the machine ran.
+    /// When [`super::Fault::Dies`] and [`super::Fault::LoseTags`] strike, after the machine first runs.
     pub struck_after: Spread,
     /// From the wish to attach or detach to the fact.
     pub volume_moves_in: Spread,

@@ -4,7 +4,7 @@ use super::Cloud;
 use vm_service::provider::{MachineState, Provider as _, ProviderError};
 use vm_service::sim::{Bucket, Fault, FaultRates, Outcome};
 
-fn is_transient<T>(answer: Result<T, ProviderError>) -> bool {
+fn is_transient<T>(answer: &Result<T, ProviderError>) -> bool {
     matches!(answer, Err(ProviderError::Transient { .. }))
 }
 
@@ -23,10 +23,10 @@ async fn a_throttled_call_has_no_effect() {
 async fn a_launch_is_lost_before_or_after_its_effect() {
     let cloud = Cloud::easy();
     cloud.sim.inject(Fault::LoseLaunch);
-    assert!(is_transient(cloud.sim.launch(&cloud.spec("t", 1)).await));
+    assert!(is_transient(&cloud.sim.launch(&cloud.spec("t", 1)).await));
     assert_eq!(cloud.sim.truth().len(), 0);
     cloud.sim.inject(Fault::LoseLaunchAnswer);
-    assert!(is_transient(cloud.sim.launch(&cloud.spec("t", 1)).await));
+    assert!(is_transient(&cloud.sim.launch(&cloud.spec("t", 1)).await));
     assert_eq!(cloud.sim.truth().len(), 1);
     cloud.one("t").await;
     assert_eq!((cloud.sim.truth().len(), cloud.sim.calls("launch")), (1, 3));
@@ -39,19 +39,19 @@ async fn any_call_may_be_lost() {
     let machine = cloud.one("t").await;
     let ids = [machine.provider_id.clone()];
     cloud.sim.inject(Fault::LoseTerminate);
-    assert!(is_transient(cloud.sim.terminate(&ids).await));
+    assert!(is_transient(&cloud.sim.terminate(&ids).await));
     assert_eq!(cloud.state(&machine).await, Some(MachineState::Running));
     cloud.sim.inject(Fault::LoseChange);
-    assert!(is_transient(cloud.sim.stop_machine(&ids[0]).await));
+    assert!(is_transient(&cloud.sim.stop_machine(&ids[0]).await));
     assert_eq!(cloud.state(&machine).await, Some(MachineState::Running));
     cloud.sim.inject(Fault::LoseChangeAnswer);
-    assert!(is_transient(cloud.sim.stop_machine(&ids[0]).await));
+    assert!(is_transient(&cloud.sim.stop_machine(&ids[0]).await));
     assert_eq!(cloud.state(&machine).await, Some(MachineState::Stopped));
     cloud.sim.inject(Fault::LoseTerminateAnswer);
-    assert!(is_transient(cloud.sim.terminate(&ids).await));
+    assert!(is_transient(&cloud.sim.terminate(&ids).await));
     assert_eq!(cloud.state(&machine).await, Some(MachineState::Terminated));
     cloud.sim.inject(Fault::LoseLook);
-    assert!(is_transient(cloud.sim.list_machines().await));
+    assert!(is_transient(&cloud.sim.list_machines().await));
 }
 
 /// A launch reaches the cloud twice: one effect, two entries.
@@ -81,7 +81,7 @@ async fn rates_strike_by_chance_until_they_are_switched_off() {
     cloud.sim.set_faults(FaultRates::none().with(Fault::LoseLook, 0.25));
     let mut lost = 0;
     for _ in 0..1000 {
-        lost += u32::from(is_transient(cloud.sim.list_machines().await));
+        lost += u32::from(is_transient(&cloud.sim.list_machines().await));
     }
     assert!((200..300).contains(&lost), "{lost}");
     cloud.sim.set_faults(FaultRates::none());

@@ -83,7 +83,7 @@ async fn the_journal_tells_everything() {
     let machine = cloud.one("t").await;
     cloud.pass(1);
     cloud.sim.inject(Fault::LoseTerminateAnswer);
-    drop(cloud.sim.terminate(&[machine.provider_id.clone()]).await);
+    drop(cloud.sim.terminate(std::slice::from_ref(&machine.provider_id)).await);
     cloud.sim.inject(Fault::Throttle);
     drop(cloud.sim.find_machine(&machine.provider_id).await);
     let told: Vec<_> = cloud.sim.journal().into_iter().map(|call| (call.op, call.bucket, call.detail, call.outcome)).collect();
