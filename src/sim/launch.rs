@@ -1,7 +1,8 @@
 //! Launches: one token makes machines once, whoever asks again and whenever; without room, or when a rule is broken, nothing.
 //!
-//! A call asked again takes from the budgets again. A token whose machines have ended answers with them as terminated. EC2 says `IdempotentInstanceTerminated` there; the contract
-//! of `Provider::launch` is to return what the token has made, so that the caller finds and buries it.
+//! A call asked again takes from the budgets again. A token whose machines have ended answers with them as terminated: EC2 says
+//! `IdempotentInstanceTerminated` there, but the contract of `Provider::launch` is to return what the token has made, so that the
+//! caller finds and buries it.
 
 use super::faults::Fault;
 use super::guest::FirstWords;
