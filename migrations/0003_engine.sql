@@ -12,7 +12,8 @@ alter table vms.vms
 comment on column vms.vms.absolute_end_at is 'when it must end; moved by a hold, and then told to the guest';
 update vms.vms set guest_end_at = absolute_end_at where available_at is not null;
 alter table vms.launches
-    add column image text;                        -- what its machines are made of, by the provider's name
+    add column image text,                        -- what its machines are made of, by the provider's name
+    add column silent_seconds integer not null default 600; -- its machines end themselves when nobody called by then
 
 -- The starts of a kind of VM: failures in a row close it, and it opens again step by step.
 create table vms.breakers (

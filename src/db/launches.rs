@@ -98,6 +98,8 @@ pub struct LeasedLaunch {
     pub attempted: bool,
     /// Rows that still want a machine.
     pub wanted: i64,
+    /// Its machines end themselves when nobody called by then, seconds. The same in every attempt: a token goes with its parameters.
+    pub silent_seconds: i32,
 }
 
 impl Db {
@@ -119,8 +121,8 @@ impl Db {
         sqlx::query!(
             "-- launches::insert_launch
              insert into vms.launches (id, executor, resource_class, class_spec, origin, provider, place, machines,
-                                       bootstrap_sealed, created_at, due_at, image)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11)",
+                                       bootstrap_sealed, created_at, due_at, image, silent_seconds)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12)",
             new.id.0,
             new.executor.as_str(),
             new.resource_class,
@@ -132,6 +134,7 @@ impl Db {
             new.bootstrap_sealed,
             now,
             new.image,
+            i32::try_from((new.absolute_end_at - now).num_seconds()).unwrap_or(i32::MAX),
         )
         .execute(&mut *tx)
         .await?;
@@ -182,7 +185,7 @@ impl Db {
                from due where l.id = due.id
                returning l.id as "id: LaunchId", l.lease_token, l.attempt, l.executor as "executor: Executor", l.resource_class,
                          l.class_spec as "class: Json<ResourceClass>", l.origin as "origin: Origin", l.provider,
-                         l.bootstrap_sealed, l.machines, l.created_at, l.attempted_at is not null as "attempted!",
+                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.attempted_at is not null as "attempted!",
                          (select count(*) from vms.vms v where v.launch_id = l.id and v.state = 'requested') as "wanted!""#,
             place.0,
             place.1,
@@ -208,6 +211,7 @@ impl Db {
                 created_at: row.created_at,
                 attempted: row.attempted,
                 wanted: row.wanted,
+                silent_seconds: row.silent_seconds,
             })
             .collect())
     }

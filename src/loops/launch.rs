@@ -65,7 +65,7 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         return Ok(db.end_launch(launch.id, launch.lease, End::Failed("its bootstrap identity is void"), now).await?);
     };
     let bootstrap = world.open_bootstrap(launch.id, sealed)?;
-    let silent_for = settings.timeouts.before_first_contact().to_std().unwrap_or_default();
+    let silent_for = Duration::from_secs(u64::try_from(launch.silent_seconds).unwrap_or_default());
     let count = u32::try_from(launch.machines).unwrap_or(1);
     let spec = LaunchSpec {
         client_token: format!("{}-{}", launch.id, launch.attempt),

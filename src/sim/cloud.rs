@@ -1,16 +1,18 @@
-//! The simulated provider: one token makes machines once, tags come with the call, absence is only proved by a complete list.
+//! The simulated provider: keeps the contract of `Provider` under the rules of the world, answers at once, and waits for nothing
+//! but its gates.
 
-use super::{Fault, GuestKeys, Sim, SimMachine, State};
+use super::Sim;
+use super::faults::Fault;
+use super::machines::{EndCause, Phase, SimMachine};
+use super::ops;
+use super::world::{World, broken, line_of};
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
-use crate::provider::{
-    Address, Finding, LaunchSpec, Listing, Machine, MachineState, Pace, Provider, ProviderError, ProviderVolume, VolumeListing,
-};
+use crate::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use crate::sim::buckets::Bucket;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use rand::Rng as _;
 
 #[async_trait]
 impl Provider for Sim {
@@ -27,19 +29,21 @@ impl Provider for Sim {
     }
 
     fn max_batch(&self) -> u32 {
-        1
+        self.world().rules.max_batch
     }
 
     fn launch_rate(&self) -> Option<LaunchRate> {
-        None
+        let world = self.world();
+        let rate = |bucket| world.rules.rates.get(&bucket).copied();
+        Some(LaunchRate { calls: rate(Bucket::LaunchCalls)?, machines: rate(Bucket::LaunchMachines)? })
     }
 
     fn pace(&self) -> Pace {
-        Pace { list: Duration::from_secs(10), watch: Duration::from_millis(500), terminate: Duration::ZERO, settles: Duration::ZERO }
+        self.world().rules.pace
     }
 
     fn leaves_remains(&self) -> bool {
-        true
+        false
     }
 
     fn image(&self, _class: &ResourceClass) -> Option<String> {
@@ -47,68 +51,80 @@ impl Provider for Sim {
     }
 
     fn capacity(&self) -> Budget {
-        Budget { vms: 100, in_flight: 50, volumes: 200 }
+        self.world().rules.carries
     }
 
     fn configure(&self, _settings: &Settings) {}
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
-        let (made, hangs) = self.make(spec)?;
+        let (answer, hangs) = self
+            .through(&ops::LAUNCH, |world| {
+                let first = world.call_launch(spec);
+                let doubled = first.is_ok() && world.strikes(&Fault::DoubleAnswer);
+                let answer = if doubled { world.call_launch(spec).or(first) } else { first };
+                let hangs = answer.is_ok() && world.strikes(&Fault::HangAfterLaunch);
+                (answer, hangs)
+            })
+            .await;
         if hangs {
             std::future::pending::<()>().await;
         }
-        Ok(made)
+        answer
     }
 
     async fn list_machines(&self) -> Result<Listing, ProviderError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.count("list_machines");
-        if state.strikes(&Fault::IncompleteList) {
-            return Ok(Listing { machines: Vec::new(), complete: false });
-        }
-        let ids: Vec<String> = state.machines.keys().cloned().collect();
-        Ok(Listing { machines: ids.iter().filter_map(|id| show(&mut state, id, now)).collect(), complete: true })
+        self.through(&ops::LIST_MACHINES, |world| {
+            let now = world.now;
+            let listed = world.fleet.shown().filter(|machine| machine.is_listed(now)).count();
+            world.call(&ops::LIST_MACHINES, world.pages(listed), String::new, |world| Ok(world.list(listed)))
+        })
+        .await
     }
 
     async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.count("find_machine");
-        Ok(show(&mut state, provider_id, now))
+        self.through(&ops::FIND_MACHINE, |world| {
+            world.call(&ops::FIND_MACHINE, 1, || provider_id.to_owned(), |world| Ok(world.look(provider_id)))
+        })
+        .await
     }
 
     async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.count("find_machines");
-        Ok(provider_ids.iter().filter_map(|id| show(&mut state, id, now)).collect())
+        self.through(&ops::FIND_MACHINES, |world| {
+            let found: Vec<Machine> = provider_ids.iter().filter_map(|id| world.look(id)).collect();
+            let units = world.looks(provider_ids.len(), found.len());
+            world.call(&ops::FIND_MACHINES, units, || line_of(provider_ids), |_| Ok(found))
+        })
+        .await
     }
 
     async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
-        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+        self.through(&ops::LIST_VOLUMES, World::list_volumes).await
     }
 
-    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
-        Ok(None)
+    async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        self.through(&ops::FIND_VOLUME, |world| {
+            world.call(&ops::FIND_VOLUME, 1, || provider_id.to_owned(), |world| Ok(world.look_at_volume(provider_id)))
+        })
+        .await
     }
 
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {
-        let mut state = self.lock();
-        state.count("terminate");
-        if state.strikes(&Fault::LoseTerminate) {
-            return Err(ProviderError::transient("terminating", anyhow::anyhow!("the call was lost")));
-        }
-        for id in provider_ids {
-            if let Some(machine) = state.machines.get_mut(id) {
-                machine.state = MachineState::Terminated;
-            }
-        }
-        Ok(())
+        self.through(&ops::TERMINATE, |world| {
+            world.call(&ops::TERMINATE, 1, || line_of(provider_ids), |world| world.terminate(provider_ids))
+        })
+        .await
     }
 
-    async fn console(&self, _provider_id: &str) -> Result<String, ProviderError> {
-        Ok("simulated console".to_owned())
+    async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {
+        self.through(&ops::CONSOLE, |world| {
+            world.call(
+                &ops::CONSOLE,
+                1,
+                || provider_id.to_owned(),
+                |world| Ok(world.look(provider_id).map(|_| "simulated console".to_owned()).unwrap_or_default()),
+            )
+        })
+        .await
     }
 
     async fn check(&self) -> Vec<Finding> {
@@ -117,49 +133,82 @@ impl Provider for Sim {
 }
 
 impl Sim {
-    /// Does a launch; the flag says that the call must not return.
-    fn make(&self, spec: &LaunchSpec) -> Result<(Vec<Machine>, bool), ProviderError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.count("launch");
-        if state.strikes(&Fault::NoCapacity) {
-            return Err(ProviderError::NoCapacity("the simulated cloud is full".to_owned()));
-        }
-        let refusal =
-            state.faults.iter().find_map(|fault| if let Fault::Refuse(reason) = fault { Some(reason.clone()) } else { None });
-        if let Some(reason) = refusal {
-            state.strikes(&Fault::Refuse(reason.clone()));
-            return Err(ProviderError::Invalid(reason));
-        }
-        if !state.tokens.contains_key(&spec.client_token) {
-            let ids: Vec<String> = (0..spec.count).map(|n| format!("sim-{}-{n}", spec.client_token)).collect();
-            for id in &ids {
-                let keys: GuestKeys = serde_json::from_str(&spec.user_data)
-                    .map(|(host, login): (String, String)| GuestKeys { host, logins: vec![login] })
-                    .map_err(|error| ProviderError::Invalid(error.to_string()))?;
-                let runs_at = now + state.boot_takes;
-                let machine = SimMachine { tags: spec.tags.clone(), state: MachineState::Pending, runs_at, keys };
-                state.machines.insert(id.clone(), machine);
-            }
-            state.tokens.insert(spec.client_token.clone(), ids);
-        }
-        if state.strikes(&Fault::LoseLaunchAnswer) {
-            return Err(ProviderError::transient("launching", anyhow::anyhow!("the answer was lost")));
-        }
-        let ids = state.tokens.get(&spec.client_token).cloned().unwrap_or_default();
-        let hangs = state.strikes(&Fault::HangAfterLaunch);
-        Ok((ids.iter().filter_map(|id| show(&mut state, id, now)).collect(), hangs))
+    /// Stops a machine: it keeps its disk, and gives up its room and its address.
+    ///
+    /// # Errors
+    /// `Invalid` where it does not run.
+    pub async fn stop_machine(&self, provider_id: &str) -> Result<(), ProviderError> {
+        self.through(&ops::STOP_MACHINE, |world| {
+            world.call(&ops::STOP_MACHINE, 1, || provider_id.to_owned(), |world| world.stop(provider_id))
+        })
+        .await
+    }
+
+    /// Starts a stopped machine, with another address.
+    ///
+    /// # Errors
+    /// `NoCapacity` can strike here too; `Invalid` where it is not stopped.
+    pub async fn start_machine(&self, provider_id: &str) -> Result<(), ProviderError> {
+        self.through(&ops::START_MACHINE, |world| {
+            world.call(&ops::START_MACHINE, 1, || provider_id.to_owned(), |world| world.start(provider_id))
+        })
+        .await
     }
 }
 
-fn show(state: &mut State, id: &str, now: DateTime<Utc>) -> Option<Machine> {
-    let at = state.machines.keys().position(|key| key == id)?;
-    let machine = state.machines.get_mut(id)?;
-    if machine.state == MachineState::Pending && machine.runs_at <= now {
-        machine.state = MachineState::Running;
+impl World {
+    fn call_launch(&mut self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
+        let units = spec.count.min(self.rules.max_batch);
+        let asked = || format!("{} x{}", spec.client_token, spec.count);
+        self.call(&ops::LAUNCH, units, asked, |world| world.launch(spec))
     }
-    let running = machine.state == MachineState::Running;
-    let ip = IpAddr::V4(Ipv4Addr::new(127, 64, 0, u8::try_from(at % 250 + 1).unwrap_or(1)));
-    let address = running.then_some(Address { ip, ssh_port: 22, docker_port: 2376 });
-    Some(Machine { provider_id: id.to_owned(), tags: machine.tags.clone(), state: machine.state, address })
+
+    /// Pages of a list of so many entries; an empty one is a call too.
+    pub(super) fn pages(&self, entries: usize) -> u32 {
+        u32::try_from(entries.div_ceil(self.rules.page.max(1)).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// A list with what goes wrong in it.
+    fn list(&mut self, listed: usize) -> Listing {
+        if self.strikes(&Fault::IncompleteList) {
+            return Listing { machines: Vec::new(), complete: false };
+        }
+        let missing = self.missing_page(listed);
+        let (now, page) = (self.now, self.rules.page.max(1));
+        let machines = self.fleet.shown().filter(|machine| machine.is_listed(now)).enumerate();
+        let machines = machines.filter(|(at, _)| Some(at / page) != missing).map(|(_, machine)| machine.shown()).collect();
+        Listing { machines, complete: missing.is_none() }
+    }
+
+    /// The page that a list of so many entries lacks, if any.
+    pub(super) fn missing_page(&mut self, entries: usize) -> Option<usize> {
+        let misses = self.strikes(&Fault::ListMissesPage);
+        misses.then(|| self.rng.random_range(0..entries.div_ceil(self.rules.page.max(1)).max(1)))
+    }
+
+    fn look(&self, provider_id: &str) -> Option<Machine> {
+        self.fleet.find(provider_id).filter(|machine| machine.is_found(self.now)).map(SimMachine::shown)
+    }
+
+    /// Calls of a shared look: one per full set of ids, and one more for each unknown id, because it fails its set. A provider
+    /// spreads those over time; here they cost a full bucket at most.
+    fn looks(&self, asked: usize, found: usize) -> u32 {
+        let calls = asked.div_ceil(self.rules.max_ids.max(1)) + (asked - found);
+        u32::try_from(calls).unwrap_or(u32::MAX).min(self.buckets.burst(Bucket::Describe))
+    }
+
+    /// The effect of a termination. An id that the cloud does not know *yet* is an unknown one: its machine lives on.
+    fn terminate(&mut self, provider_ids: &[String]) -> Result<(), ProviderError> {
+        if provider_ids.len() > self.rules.max_ids {
+            return Err(broken("InvalidParameterValue", &format!("{} ids in one call", provider_ids.len())));
+        }
+        for no in provider_ids.iter().filter_map(|id| self.known(id).ok()).collect::<Vec<_>>() {
+            let Some(machine) = self.fleet.get(no) else { continue };
+            let until = self.now + machine.fate.shuts_down_in;
+            if !matches!(machine.phase, Phase::ShuttingDown { .. } | Phase::Terminated { .. }) {
+                self.fleet.set_phase(no, Phase::ShuttingDown { until, cause: EndCause::AskedByUs });
+            }
+        }
+        Ok(())
+    }
 }

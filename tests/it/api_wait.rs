@@ -109,16 +109,16 @@ async fn a_stream_tells_what_comes_once_and_goes_on_after_the_last_seen(pool: Pg
     api.put(CI, &task_path(2), &machine()).await;
     assert_eq!(stream.kinds(1).await, ["task.created"], "from now on");
     api.call(CI, "DELETE", &task_path(2)).await;
-    assert_eq!(stream.kinds(2).await, ["task.created", "task.released"]);
+    assert_eq!(stream.kinds(3).await, ["task.created", "task.queued", "task.released"]);
     let data = stream.text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
     let view: vm_service::domain::api::EventView = serde_json::from_str(data).unwrap();
     assert_eq!((view.task_id, view.id.to_string()), (Some(TaskId(Uuid::from_u128(2))), stream.ids()[0].clone()));
     let mut resumed = Events::open(&api, "/api/v1/events", Some(&stream.ids()[0])).await;
-    assert_eq!(resumed.kinds(1).await, ["task.released"]);
+    assert_eq!(resumed.kinds(2).await, ["task.queued", "task.released"]);
     let of_one = format!("/api/v1/events?task_id={}&cursor=0", Uuid::from_u128(1));
     let mut filtered = Events::open(&api, &of_one, None).await;
     api.call(CI, "DELETE", &task_path(1)).await;
-    assert_eq!(filtered.kinds(2).await, ["task.created", "task.released"]);
+    assert_eq!(filtered.kinds(3).await, ["task.created", "task.queued", "task.released"]);
     api.call(VIEWER, "GET", "/api/v1/events?cursor=x").await.problem(400);
 }
 
@@ -132,7 +132,7 @@ async fn an_event_that_commits_late_is_still_told(pool: PgPool) {
     api.put(CI, &task_path(1), &machine()).await;
     assert_eq!(stream.kinds(1).await, ["task.created"]);
     late.commit().await.unwrap();
-    assert_eq!(stream.kinds(2).await, ["task.created", "late"]);
+    assert_eq!(stream.kinds(3).await, ["task.created", "task.queued", "late"]);
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

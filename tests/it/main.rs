@@ -18,6 +18,7 @@ mod lifecycle;
 mod onhost;
 mod onhost_isolation;
 mod service;
+mod sim_rules;
 mod ssh_hostile;
 mod statements;
 mod support;

@@ -26,7 +26,8 @@ async fn a_task_gets_a_vm_and_leaves_nothing(pool: PgPool) {
     assert!(row.way_in.is_none(), "the way in is erased at release");
     let timeline = bench.timeline(task).await;
     assert_eq!(timeline[0], "Asked for a machine VM of class medium.");
-    assert_eq!(timeline[1], "A VM is launched for it.");
+    assert_eq!(timeline[1], "No machine VM of class medium is free; no other task waits for one.");
+    assert_eq!(timeline[2], "No VM is free: one is launched for it.");
     assert!(timeline.iter().any(|line| line.starts_with("Given VM")), "{timeline:?}");
     assert_eq!(timeline.last().unwrap(), "The job is over.");
 }

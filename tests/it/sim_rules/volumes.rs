@@ -1,0 +1,201 @@
+//! Volumes: in one zone, on one machine, and they outlive it.
+
+use super::{Cloud, after, easy, refusal};
+use uuid::Uuid;
+use vm_service::domain::ids::{InstallationId, VolumeId};
+use vm_service::domain::tags::VolumeTags;
+use vm_service::provider::{Machine, Provider as _};
+use vm_service::sim::{Fault, Rules, VolumeLink};
+
+fn tags(project: &str) -> VolumeTags {
+    VolumeTags {
+        installation: InstallationId(Uuid::from_u128(42)),
+        volume: VolumeId(Uuid::from_u128(1)),
+        project_id: project.to_owned(),
+        cache_trust: "trusted".to_owned(),
+        architecture: "x86_64".to_owned(),
+        store: "classic".to_owned(),
+        engine_major: 28,
+    }
+}
+
+impl Cloud {
+    async fn volume(&self, token: &str) -> String {
+        self.sim.create_volume(&tags("p"), "zone-a", token).await.unwrap().provider_id
+    }
+
+    fn link(&self, volume: &str) -> VolumeLink {
+        self.sim.volumes_truth().into_iter().find(|truth| truth.provider_id == volume).unwrap().link
+    }
+
+    async fn attach(&self, volume: &str, machine: &Machine) -> Result<(), vm_service::provider::ProviderError> {
+        self.sim.attach_volume(volume, &machine.provider_id).await
+    }
+}
+
+fn slow() -> Rules {
+    Rules { volume_moves_in: after(3), runs_after: after(18), shuts_down_in: after(30), ..easy() }
+}
+
+/// "`ClientToken` …: RunInstances, CreateFleet, CreateVolume, StartSnapshot."
+#[tokio::test]
+async fn a_volume_and_a_snapshot_are_made_once_per_token() {
+    let cloud = Cloud::easy();
+    let volume = cloud.volume("v").await;
+    assert_eq!(cloud.volume("v").await, volume);
+    let other = cloud.sim.create_volume(&tags("q"), "zone-a", "v").await;
+    assert_eq!(refusal(other), "IdempotentParameterMismatch");
+    let snapshot = cloud.sim.snapshot_volume(&volume, "s").await.unwrap();
+    assert_eq!(cloud.sim.snapshot_volume(&volume, "s").await.unwrap(), snapshot);
+    let second = cloud.volume("w").await;
+    assert_eq!(refusal(cloud.sim.snapshot_volume(&second, "s").await), "IdempotentParameterMismatch");
+    assert_eq!(refusal(cloud.sim.snapshot_volume("vol-none", "x").await), "InvalidVolume.NotFound");
+    assert_eq!(cloud.sim.volumes_truth()[0].snapshots, [snapshot]);
+    assert_eq!(cloud.sim.list_volumes().await.unwrap().volumes.len(), 2);
+}
+
+/// "A volume attaches only in its own availability zone".
+#[tokio::test]
+async fn a_volume_attaches_only_in_its_own_zone() {
+    let cloud = Cloud::with(Rules { zones: vec!["zone-a".to_owned(), "zone-b".to_owned()], ..easy() });
+    let volume = cloud.volume("v").await;
+    let made = cloud.sim.launch(&cloud.spec("t", 1)).await.unwrap().remove(0);
+    let zone = cloud.truth(&made).zone;
+    let other = if zone == "zone-a" { "zone-b" } else { "zone-a" };
+    let far = cloud.sim.create_volume(&tags("p"), other, "far").await.unwrap().provider_id;
+    let near = cloud.sim.create_volume(&tags("p"), &zone, "near").await.unwrap().provider_id;
+    assert_eq!(refusal(cloud.attach(&far, &made).await), "InvalidVolume.ZoneMismatch");
+    cloud.attach(&near, &made).await.unwrap();
+    assert_eq!(cloud.link(&volume), VolumeLink::Free);
+    assert_eq!(refusal(cloud.sim.create_volume(&tags("p"), "zone-x", "x").await), "InvalidParameterValue");
+}
+
+/// "Attach needs the instance `running` (or stopped): `IncorrectState` before".
+#[tokio::test]
+async fn a_volume_attaches_to_a_machine_that_runs_or_is_stopped() {
+    let cloud = Cloud::with(slow());
+    let volume = cloud.volume("v").await;
+    let machine = cloud.one("t").await;
+    assert_eq!(refusal(cloud.attach(&volume, &machine).await), "IncorrectState");
+    cloud.pass(18);
+    cloud.sim.stop_machine(&machine.provider_id).await.unwrap();
+    assert_eq!(refusal(cloud.attach(&volume, &machine).await), "IncorrectState");
+    cloud.pass(30);
+    cloud.attach(&volume, &machine).await.unwrap();
+    let on = machine.provider_id.clone();
+    assert_eq!(cloud.link(&volume), VolumeLink::Attaching(on.clone()));
+    assert_eq!(cloud.sim.find_volume(&volume).await.unwrap().unwrap().machine.as_ref(), Some(&on), "on its way counts");
+    cloud.pass(3);
+    assert_eq!(cloud.link(&volume), VolumeLink::Attached(on));
+    assert_eq!(refusal(cloud.sim.attach_volume(&volume, "i-none").await), "InvalidInstanceID.NotFound");
+}
+
+/// "ext4 and xfs are destroyed by two writers": no second attachment, not even on the way.
+#[tokio::test]
+async fn a_volume_is_on_one_machine() {
+    let cloud = Cloud::with(slow());
+    let volume = cloud.volume("v").await;
+    let (first, second) = (cloud.one("a").await, cloud.one("b").await);
+    cloud.pass(18);
+    cloud.attach(&volume, &first).await.unwrap();
+    assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
+    cloud.pass(3);
+    assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
+    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.detach_volume(&volume).await.unwrap();
+    assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
+    cloud.pass(3);
+    cloud.attach(&volume, &second).await.unwrap();
+}
+
+/// A volume in use is not deleted ("moto … is right about … deleting an attached volume").
+#[tokio::test]
+async fn an_attached_volume_is_not_deleted() {
+    let cloud = Cloud::easy();
+    let volume = cloud.volume("v").await;
+    let machine = cloud.one("t").await;
+    cloud.attach(&volume, &machine).await.unwrap();
+    assert_eq!(refusal(cloud.sim.delete_volume(&volume).await), "VolumeInUse");
+    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.delete_volume(&volume).await.unwrap();
+    cloud.sim.delete_volume(&volume).await.unwrap();
+    assert_eq!(cloud.link(&volume), VolumeLink::Deleted);
+    assert_eq!(cloud.sim.find_volume(&volume).await.unwrap(), None);
+    assert_eq!(cloud.sim.list_volumes().await.unwrap().volumes, []);
+    assert_eq!(refusal(cloud.attach(&volume, &machine).await), "InvalidVolume.NotFound");
+    assert_eq!(refusal(cloud.sim.detach_volume(&volume).await), "InvalidVolume.NotFound");
+}
+
+/// "Other volumes default to *not* deleted on termination": a volume survives its machine, and is free then.
+#[tokio::test]
+async fn a_volume_survives_its_machine() {
+    let cloud = Cloud::with(slow());
+    let volume = cloud.volume("v").await;
+    let machine = cloud.one("t").await;
+    cloud.pass(18);
+    cloud.attach(&volume, &machine).await.unwrap();
+    cloud.terminate(&machine).await;
+    cloud.pass(29);
+    assert_eq!(cloud.link(&volume), VolumeLink::Attached(machine.provider_id.clone()));
+    cloud.pass(1);
+    assert_eq!(cloud.link(&volume), VolumeLink::Free);
+}
+
+/// "About 27 EBS volumes per Nitro instance."
+#[tokio::test]
+async fn a_machine_has_27_volumes_at_most() {
+    let cloud = Cloud::easy();
+    let machine = cloud.one("t").await;
+    for n in 0..27 {
+        cloud.attach(&cloud.volume(&format!("v{n}")).await, &machine).await.unwrap();
+    }
+    let one_more = cloud.volume("more").await;
+    assert_eq!(refusal(cloud.attach(&one_more, &machine).await), "AttachmentLimitExceeded");
+    cloud.sim.detach_volume("vol-00000003").await.unwrap();
+    cloud.attach(&one_more, &machine).await.unwrap();
+}
+
+/// "Detaching a mounted disk hangs `busy`", and attachments hang too: until the machine has ended.
+#[tokio::test]
+async fn attaching_and_detaching_may_hang() {
+    let cloud = Cloud::with(slow());
+    let (attaching, detaching) = (cloud.volume("v").await, cloud.volume("w").await);
+    let machine = cloud.one("t").await;
+    cloud.pass(18);
+    let on = machine.provider_id.clone();
+    cloud.sim.inject(Fault::StuckAttach);
+    cloud.sim.inject(Fault::StuckDetach);
+    cloud.attach(&attaching, &machine).await.unwrap();
+    cloud.attach(&detaching, &machine).await.unwrap();
+    cloud.pass(300);
+    assert_eq!(
+        (cloud.link(&attaching), cloud.link(&detaching)),
+        (VolumeLink::Attaching(on.clone()), VolumeLink::Attached(on.clone()))
+    );
+    cloud.sim.detach_volume(&detaching).await.unwrap();
+    cloud.pass(300);
+    assert_eq!(cloud.link(&detaching), VolumeLink::Detaching(on));
+    assert_eq!(refusal(cloud.sim.delete_volume(&detaching).await), "VolumeInUse");
+    cloud.sim.detach_volume(&attaching).await.unwrap();
+    cloud.pass(3);
+    assert_eq!(cloud.link(&attaching), VolumeLink::Free);
+    cloud.terminate(&machine).await;
+    cloud.pass(30);
+    assert_eq!(cloud.link(&detaching), VolumeLink::Free);
+}
+
+/// Lists of volumes lag and lack pages as those of machines do.
+#[tokio::test]
+async fn lists_of_volumes_lag_and_lack_pages() {
+    let cloud = Cloud::with(Rules { page: 2, list_lag: after(10), ..easy() });
+    for token in ["a", "b", "c", "d"] {
+        cloud.volume(token).await;
+    }
+    let list = || async { cloud.sim.list_volumes().await.unwrap() };
+    assert_eq!((list().await.volumes.len(), list().await.complete), (0, true));
+    cloud.pass(10);
+    cloud.sim.inject(Fault::ListMissesPage);
+    let short = list().await;
+    assert_eq!((short.volumes.len(), short.complete), (2, false));
+    assert_eq!(list().await.volumes.len(), 4);
+}
