@@ -59,6 +59,17 @@ impl Embedded {
         Ok(Self { server, address })
     }
 
+    /// How the server of this data folder is reached, running or not.
+    ///
+    /// # Errors
+    /// One sentence: there is none, or it may not be looked at.
+    pub(super) fn address_in(data: &Path) -> anyhow::Result<Server> {
+        let password = std::fs::read_to_string(data.join("postgres/password")).with_context(|| {
+            format!("there is no database of `vm-service up` in {} that you may read: name its folder with --data", data.display())
+        })?;
+        Ok(Server::Socket { folder: data.join("run"), port: PORT, user: USER.to_owned(), password: Secret::new(password.trim()) })
+    }
+
     /// Stops it.
     ///
     /// # Errors

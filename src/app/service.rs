@@ -71,10 +71,12 @@ impl Service {
         let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed });
         let (problem_out, problem) = watch::channel(None);
         let take = TakeSettings { db: parts.db.clone(), providers: parts.providers.clone(), settings, problem: problem_out };
-        // The seed first: saved settings that this binary cannot read are told by the tick, and mended over the API.
-        let seed = follow.borrow().clone();
-        take.take(seed).await?;
+        // Saved settings that this binary cannot read are told by the tick, and mended over the API; the seed holds until then.
         take.tick(clock.now(), 0).await?;
+        let seed = follow.borrow().clone();
+        if seed.version == 0 {
+            take.take(seed).await?;
+        }
         let world = World {
             db: parts.db,
             providers: parts.providers,
@@ -185,7 +187,13 @@ pub(super) async fn role(
 
 /// `vm-service gc --dry-run`.
 pub(super) async fn gc_dry_run(arguments: &RoleArguments, config: &Config, json: bool) -> anyhow::Result<()> {
-    let service = Service::new(parts(arguments, config).await?).await?;
+    let service = match external(config) {
+        Ok(_) => Service::new(parts(arguments, config).await?).await?,
+        Err(_) => {
+            let default = || config::default_data_folder(super::service_user::is_root());
+            super::up::look_at(&arguments.data.clone().unwrap_or_else(default), config).await?
+        }
+    };
     let findings = admin::dry_run::look(&service.world, service.clock.now()).await?;
     admin::dry_run::print(&findings, json, &mut std::io::stdout().lock())
 }

@@ -108,14 +108,29 @@ async fn start(arguments: &UpArguments, config: &Config, data: &Path, server: Se
         .context("looking for the database; is Postgres running, and are host, user and password right?")?;
     let db = Db::lazily(server.options(), POOL);
     db.migrate().await?;
+    ensure_operator_token(data, &db, &ensure_sealer(data, config)?).await?;
+    assemble(data, config, server, db, arguments.network).await
+}
+
+/// The service of a running `up`, looked at from outside.
+///
+/// # Errors
+/// One sentence that says what to do.
+pub(super) async fn look_at(data: &Path, config: &Config) -> anyhow::Result<Service> {
+    let server = Embedded::address_in(data)?;
+    let db = Db::lazily(server.options(), POOL);
+    db.check_schema().await.with_context(|| format!("is `vm-service up` running with {}?", data.display()))?;
+    assemble(data, config, server, db, VmNetwork::default()).await
+}
+
+async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network: VmNetwork) -> anyhow::Result<Service> {
     let sealer = Arc::new(ensure_sealer(data, config)?);
     let installation = service::ensure_installation(&db, Some(kept_installation(data, config, &db).await?)).await?;
-    ensure_operator_token(data, &db, &sealer).await?;
     let host = ensure_host(data, &config.host)?;
     let provider = service::on_host(data, config.images.clone(), host, installation).await?;
     let seed = config.settings_seed.clone().unwrap_or_else(|| {
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
-        settings.on_host.network = arguments.network;
+        settings.on_host.network = network;
         settings
     });
     Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await

@@ -5,7 +5,7 @@
 use super::client::most_a_page;
 use super::table::{age, fields, json, length, or_dash, table, time};
 use super::{Client, ClientError, Connect};
-use crate::domain::api::VmView;
+use crate::domain::api::{Terminated, VmView};
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
 use chrono::TimeDelta;
@@ -46,8 +46,11 @@ enum What {
     /// End VMs, whatever runs on them.
     Terminate {
         /// Their ids.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "unknown", conflicts_with = "unknown")]
         ids: Vec<VmId>,
+        /// All machines whose rows were lost; `vm-service gc --dry-run` names them.
+        #[arg(long)]
+        unknown: bool,
     },
     /// Keep a VM from being given away, ended or cleaned up for a while.
     Hold {
@@ -72,7 +75,8 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> 
     let answer = match args.what.as_ref().unwrap_or(&What::List { state: None }) {
         What::List { state } => list(client, *state, args.json).await,
         What::Show { id } => show(client, *id, args.json).await,
-        What::Terminate { ids } => return terminate(client, ids, args.json).await,
+        What::Terminate { unknown: true, .. } => terminate_unknown(client, args.json).await,
+        What::Terminate { ids, .. } => return terminate(client, ids, args.json).await,
         What::Hold { id, reason, length } => hold(client, *id, reason, *length, args.json).await,
         What::Unhold { id } => unhold(client, *id, args.json).await,
     };
@@ -130,6 +134,16 @@ async fn show(client: &Client, id: VmId, as_json: bool) -> Result<String, Client
         lines.push(("held", format!("until {}: {}", time(hold.until), hold.reason)));
     }
     Ok(fields(&lines))
+}
+
+async fn terminate_unknown(client: &Client, as_json: bool) -> Result<String, ClientError> {
+    let answer = client.change(Method::POST, "vms/terminate", Some(&object!({ "unknown": true }))).await?;
+    if as_json {
+        return Ok(json(&answer.body));
+    }
+    let ended: Terminated = client.typed(answer.body)?;
+    let lines = ended.machines.iter().map(|machine| format!("Machine {machine} is going to be ended.\n"));
+    Ok(if ended.machines.is_empty() { "No unknown machines.\n".to_owned() } else { lines.collect() })
 }
 
 /// Each is tried, whatever happened to the others; one that failed makes the whole fail.

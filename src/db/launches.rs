@@ -161,7 +161,10 @@ impl Db {
             Origin::OnDemand => "for a task that waits",
             Origin::Preallocated => "ahead of demand",
         };
-        let message = format!("Wanted {why}: one of {count} machines of class {} in launch {}.", new.resource_class, new.id);
+        let message = format!(
+            "Wanted {why}: one of {count} of class {} from {} at {}, in launch {}.",
+            new.resource_class, new.provider, new.place, new.id
+        );
         events::insert_about_vms(&mut tx, now, "vm.requested", &new.vms, &message).await?;
         tx.commit().await?;
         self.wake.send();

@@ -91,10 +91,7 @@ impl Db {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (row.provider_id, Orphan { first_seen_at: row.first_seen_at, state: row.state }))
-            .collect())
+        Ok(rows.into_iter().map(|row| (row.provider_id, Orphan { first_seen_at: row.first_seen_at, state: row.state })).collect())
     }
 
     /// Believed to be an orphan: it is looked at once more, and then ended.
@@ -115,7 +112,8 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
-            let message = format!("Machine {machine} has no row for the second time, and the provider says that it lives: it ends next.");
+            let message =
+                format!("Machine {machine} has no row for the second time, and the provider says that it lives: it ends next.");
             events::insert(&mut tx, now, Event { kind: "machine.quarantined", task: None, vm: None, message }).await?;
         }
         tx.commit().await?;
@@ -222,14 +220,20 @@ impl Db {
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn end_unknown(&self, principal: &str) -> Result<Vec<String>, DbError> {
+    pub async fn end_unknown(&self, principal: &str, now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
+        let mut tx = self.pool.begin().await?;
         let ids = sqlx::query_scalar!(
             "-- orphans::end_unknown
              update vms.orphans set end_asked_by = $1 where unknown and end_asked_by is null returning provider_id",
             principal
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
+        for machine in &ids {
+            let message = format!("Machine {machine} is unknown and is to be ended, says {principal}.");
+            events::insert(&mut tx, now, Event { kind: "machine.end_asked", task: None, vm: None, message }).await?;
+        }
+        tx.commit().await?;
         self.wake.send();
         Ok(ids)
     }

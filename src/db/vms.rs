@@ -287,5 +287,4 @@ impl Db {
         self.wake.send();
         Ok(())
     }
-
 }

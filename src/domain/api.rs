@@ -176,7 +176,7 @@ pub struct HoldRequest {
     pub seconds: Option<u32>,
 }
 
-/// The body of `POST /api/v1/vms/terminate`: these VMs, or all in one state.
+/// The body of `POST /api/v1/vms/terminate`: these VMs, all in one state, or all unknown machines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TerminateRequest {
@@ -189,6 +189,15 @@ pub struct TerminateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(skip)]
     pub state: Option<VmState>,
+    /// All machines whose rows were lost, whatever runs on them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[garde(skip)]
+    pub unknown: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// What came of `POST /api/v1/vms/terminate`.
@@ -198,6 +207,9 @@ pub struct Terminated {
     pub terminating: Vec<VmId>,
     /// They stay: held, ended already, or not there.
     pub kept: Vec<VmId>,
+    /// Unknown machines that are going to be ended, by the provider's names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
 }
 
 /// The answer of `/status`.

@@ -93,9 +93,10 @@ async fn delete_vm(
     Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with DELETE /api/v1/vms/{id}/hold.")))
 }
 
-/// Ends many VMs: these, or all in one state. Held ones stay.
+/// Ends many VMs: these, or all in one state; or all unknown machines, whose rows were lost. Held ones stay.
 ///
-/// `{"state": "available"}` is answered `{"terminating": ["0198c0de-…"], "kept": []}`.
+/// `{"state": "available"}` is answered `{"terminating": ["0198c0de-…"], "kept": []}`, `{"unknown": true}` with the machines' names in
+/// `machines`.
 #[utoipa::path(
     post, path = "/api/v1/vms/terminate", tag = "vms", request_body = TerminateRequest,
     responses((status = 200, description = "What came of it", body = Terminated))
@@ -105,17 +106,21 @@ async fn terminate_vms(
     Operator(caller): Operator,
     Json(request): Json<TerminateRequest>,
 ) -> Result<axum::Json<Terminated>, Problem> {
-    let vms = match (request.ids, request.state) {
-        (Some(ids), None) => ids,
-        (None, Some(wanted)) => {
+    let vms = match (request.ids, request.state, request.unknown) {
+        (None, None, true) => {
+            let machines = state.db.end_unknown(&caller.principal, state.clock.now()).await?;
+            return Ok(axum::Json(Terminated { terminating: Vec::new(), kept: Vec::new(), machines }));
+        }
+        (Some(ids), None, false) => ids,
+        (None, Some(wanted), false) => {
             let filter = VmFilter { state: Some(wanted), limit: TERMINATE_MAX, ..VmFilter::default() };
             state.db.list_vms(&filter).await?.into_iter().map(|vm| vm.id).collect()
         }
-        _ => return Err(Problem::field("ids", "say which VMs by either \"ids\" or \"state\".")),
+        _ => return Err(Problem::field("ids", "say which VMs by one of \"ids\", \"state\" and \"unknown\".")),
     };
     let terminating = state.db.terminate_vms(&vms, &by_operator(&caller), state.clock.now()).await?;
     let kept = vms.into_iter().filter(|vm| !terminating.contains(vm)).collect();
-    Ok(axum::Json(Terminated { terminating, kept }))
+    Ok(axum::Json(Terminated { terminating, kept, machines: Vec::new() }))
 }
 
 /// An operator's way into a VM. Who asked is noted in the events.

@@ -74,6 +74,23 @@ async fn a_hold_has_a_reason_and_an_end_in_the_future(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn unknown_machines_end_when_an_operator_says_so_and_orphans_take_their_own_way(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let insert = "insert into vms.orphans (provider, place, provider_id, unknown, first_seen_at, last_seen_at) values
+                  ('sim', 'here', 'm-unknown', true, now(), now()), ('sim', 'here', 'm-orphan', false, now(), now())";
+    sqlx::query(insert).execute(&pool).await.unwrap();
+    let body = json!({ "unknown": true }).to_string();
+    let terminate = async |token: &str| api.with_body(token, "POST", "/api/v1/vms/terminate", &body).await;
+    terminate(VIEWER).await.problem(403);
+    let expected = json!({ "terminating": [], "kept": [], "machines": ["m-unknown"] });
+    assert_eq!(terminate(OPERATOR).await.json(), expected);
+    let due = api.db().list_due_orphans(("sim", "here"), api.clock.now(), api.clock.now(), api.clock.now()).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].reason, "ended by the operator operator");
+    assert_eq!(terminate(OPERATOR).await.json(), json!({ "terminating": [], "kept": [] }), "again changes nothing");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn many_vms_end_in_one_call_by_id_or_state(pool: PgPool) {
     let api = Api::new(pool).await;
     let terminate = async |body: Value| api.with_body(OPERATOR, "POST", "/api/v1/vms/terminate", &body.to_string()).await;
@@ -85,7 +102,12 @@ async fn many_vms_end_in_one_call_by_id_or_state(pool: PgPool) {
     let rest = terminate(json!({ "state": "available" })).await.json();
     assert_eq!(rest["terminating"].as_array().unwrap().len(), 2, "{rest}");
     assert_eq!(terminate(json!({ "state": "terminating" })).await.json()["kept"].as_array().unwrap().len(), 3);
-    for bad in [json!({}), json!({ "ids": [vms[0]], "state": "available" }), json!({ "ids": [] })] {
+    for bad in [
+        json!({}),
+        json!({ "ids": [vms[0]], "state": "available" }),
+        json!({ "ids": [] }),
+        json!({ "state": "available", "unknown": true }),
+    ] {
         terminate(bad).await.problem(422);
     }
     terminate(json!({ "ids": ["x"] })).await.problem(400);

@@ -1,4 +1,4 @@
-//! The whole service with real VMs, as its users meet it. Three boots.
+//! The whole service with real VMs, as its users meet it. Five boots.
 
 use crate::service::{Service, text};
 use std::time::{Duration, Instant};
@@ -80,4 +80,51 @@ fn killed_while_a_vm_boots() {
     assert_eq!(service.vm_states().len(), 1, "no second VM was made");
     service.assert_nothing_left();
     assert!(service.stop(), "{}", service.log());
+}
+
+/// A VM that waits is given at once and replaced at once; a hold on it moves the end that the VM itself keeps; and the garbage
+/// collection, asked what it would do, finds nothing.
+#[test]
+fn a_warm_vm_is_claimed_at_once_replaced_and_held() {
+    let mut service = Service::start("warm");
+    service.set(|settings| settings["preallocated"]["machine"] = 1.into());
+    wait(&service, "a VM waits for jobs", |service| service.vm_states() == ["available"]);
+    let warm = service.json(&["vms", "list"])[0].clone();
+    let before: i64 = epoch(&warm["absolute_end_at"]);
+
+    // The job sees its own VM's end move while it runs.
+    let script =
+        format!("until [ $(sudo cat /var/lib/vm-service/end-at) -gt {} ]; do sleep 0.2; done; echo moved", before + 86_400);
+    let job = service.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let id = warm["id"].as_str().unwrap();
+    wait(&service, "the job has the VM", |service| service.json(&["vms", "show", id])["state"] == "assigned");
+    let held = service.command(&["vms", "hold", id, "--reason", "a look", "--for", "3d"]).output().unwrap();
+    assert!(held.status.success(), "{held:?}");
+    let (out, _) = text(&job.wait_with_output().unwrap());
+    assert_eq!(out, "moved\n", "{}", service.log());
+
+    wait(&service, "another VM waits for jobs", |service| service.vm_states().contains(&"available".to_owned()));
+    assert_eq!(service.json(&["vms", "show", id])["state"], "assigned", "its job is over, and its hold is not");
+    let data = service.data.to_str().unwrap().to_owned();
+    let dry = service.command(&["gc", "--dry-run", "--data", &data]).output().unwrap();
+    assert_eq!(text(&dry).0, "Nothing to do.\n", "{dry:?}");
+
+    service.set(|settings| settings["preallocated"]["machine"] = 0.into());
+    assert!(service.command(&["vms", "unhold", id]).status().unwrap().success());
+    let spare = service.json(&["vms", "list", "--state", "available"])[0]["id"].as_str().unwrap().to_owned();
+    assert!(service.command(&["vms", "terminate", &spare]).status().unwrap().success());
+    service.assert_nothing_left();
+    assert!(service.stop(), "{}", service.log());
+}
+
+fn wait(service: &Service, what: &str, there: impl Fn(&Service) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !there(service) {
+        assert!(Instant::now() < deadline, "not within 90 s: {what}: {:?}\n{}", service.vm_states(), service.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn epoch(time: &serde_json::Value) -> i64 {
+    time.as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp()
 }

@@ -75,6 +75,23 @@ impl Service {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
+    /// Changes the live settings.
+    pub(crate) fn set(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let url = format!("http://127.0.0.1:{}/api/v1/settings", self.port);
+        let token = self.token();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+            let client = reqwest::Client::new();
+            let now = client.get(&url).bearer_auth(token.trim()).send().await.unwrap();
+            let etag = now.headers()["etag"].clone();
+            let mut settings: serde_json::Value = now.json().await.unwrap();
+            change(&mut settings);
+            let saved = client.put(&url).bearer_auth(token.trim()).header("if-match", etag).json(&settings).send().await.unwrap();
+            assert!(saved.status().is_success(), "{}", saved.text().await.unwrap());
+        });
+    }
+
     /// The states of all VMs.
     pub(crate) fn vm_states(&self) -> Vec<String> {
         let list = self.json(&["vms", "list"]);

@@ -85,6 +85,7 @@ impl Api {
             .route("/api/v1/tasks/{id}/timeline", get(timeline))
             .route("/api/v1/tasks", get(|s: State<Self>, u: Uri, q: Query<HashMap<String, String>>| async move { page(&s, &u, &q, |w| items(&w.tasks)) }))
             .route("/api/v1/vms", get(|s: State<Self>, u: Uri, q: Query<HashMap<String, String>>| async move { page(&s, &u, &q, |w| items(&w.vms)) }))
+            .route("/api/v1/vms/terminate", post(terminate_unknown))
             .route("/api/v1/vms/{id}", get(get_vm).delete(delete_vm))
             .route("/api/v1/vms/{id}/hold", axum::routing::put(hold).delete(hold))
             .layer(axum::middleware::from_fn_with_state(self.clone(), seen))
@@ -207,6 +208,11 @@ async fn hold(State(api): State<Api>, id: Path<VmId>, method: Method, body: axum
         }
     }
     get_vm(State(api), id).await
+}
+
+async fn terminate_unknown(State(api): State<Api>, axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
+    api.world().bodies.push(body);
+    axum::Json(serde_json::json!({ "terminating": [], "kept": [], "machines": ["m-1"] }))
 }
 
 pub(super) fn now() -> DateTime<Utc> {

@@ -111,6 +111,14 @@ async fn every_vm_is_tried_and_one_that_is_not_there_is_an_error() {
 }
 
 #[tokio::test]
+async fn unknown_machines_are_ended_by_one_call() {
+    let api = Api::start(world()).await;
+    let (code, out, err) = execute(&api, &["vms", "terminate", "--unknown"]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "Machine m-1 is going to be ended.\n", ""));
+    assert_eq!(api.world().bodies, [json!({ "unknown": true })]);
+}
+
+#[tokio::test]
 async fn a_closed_pipe_is_not_an_error() {
     let api = Api::start(world()).await;
     let (mut io, _, err) = io(None);
