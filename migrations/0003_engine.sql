@@ -135,3 +135,107 @@ create function vms.why_overdue(v vms.vms, now timestamptz) returns text languag
         when v.state in ('launching', 'booting') and v.deadline_at <= now - interval '30 s' then 'it did not start in time'
     end
 $$;
+
+-- The claim, in one round trip: a PUT that finds a free VM is a single statement and its commit.
+create function vms.claim(the_task uuid, the_vm uuid, now timestamptz) returns void language plpgsql as $$
+declare
+    made vms.tasks;
+begin
+    update vms.vms v
+    set state = 'assigned', assigned_at = now, project_id = t.project_id, cache_trust = 'trusted', reason = null,
+        deadline_at = null, due_at = now, lease_token = v.lease_token + 1, lease_until = null
+    from vms.tasks t
+    where v.id = the_vm and v.state = 'available' and (v.hold_until is null or v.hold_until <= now)
+      and t.id = the_task and t.state = 'queued';
+    if not found then
+        raise exception 'VM % is not free for task % any more', the_vm, the_task using errcode = 'VM001';
+    end if;
+    -- Keys of its own must be put in first.
+    update vms.tasks t
+    set vm_id = the_vm, due_at = now, claimed_at = now, waiting_reason = null,
+        state = case when needs.keys then 'preparing' else 'ready' end,
+        ready_at = case when not needs.keys then now end,
+        expires_at = case when not needs.keys then now + make_interval(secs => max_run_seconds) end
+    from (select jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) > 0 as keys from vms.tasks where id = the_task) needs
+    where t.id = the_task and t.state = 'queued'
+    returning t.* into made;
+    if made is null then
+        raise exception 'task % does not wait any more', the_task using errcode = 'VM001';
+    end if;
+    insert into vms.events (at, kind, task_id, vm_id, message)
+    values (now, 'task.claimed', the_task, the_vm, 'Given VM ' || the_vm || '.');
+    if made.state = 'ready' then
+        insert into vms.events (at, kind, task_id, vm_id, message)
+        values (now, 'task.ready', the_task, the_vm, 'The job may begin.');
+    end if;
+end $$;
+
+-- A task with what is needed to answer for it.
+create view vms.task_answers as
+    select t.id, t.principal, t.request_hash, t.request, t.state, t.failure_code, t.failure_detail, t.created_at, t.ready_at,
+           t.ended_at, t.vm_id, t.project_id, v.provider, v.provider_id, v.origin, v.address, v.ssh_port, v.docker_port,
+           v.identity_sealed
+    from vms.tasks t left join vms.vms v on v.id = t.vm_id;
+
+-- Makes a task, and gives it a free VM unless another task waits for one of its kind: then the queue decides. No row: the id is taken,
+-- here or in the history.
+create function vms.put_task(
+    the_task uuid, the_principal text, the_hash bytea, the_request jsonb, the_executor text, the_class text, the_project text,
+    the_priority smallint, the_run_seconds integer, the_lease_seconds integer, now timestamptz
+) returns setof vms.task_answers language plpgsql as $$
+declare
+    free uuid;
+    claimed boolean := false;
+    before bigint;
+begin
+    insert into vms.tasks (id, principal, request_hash, request, executor, resource_class, project_id, priority,
+                           created_at, due_at, max_run_seconds, lease_seconds, heartbeat_until)
+    values (the_task, the_principal, the_hash, the_request, the_executor, the_class, the_project, the_priority,
+            now, now, the_run_seconds, the_lease_seconds, now + make_interval(secs => the_lease_seconds))
+    on conflict (id) do nothing;
+    if not found then
+        return;
+    end if;
+    -- Looked up after the insert: it may have waited for the move of this very task into the history.
+    if exists (select from vms.history where kind = 'task' and id = the_task) then
+        delete from vms.tasks where id = the_task;
+        return;
+    end if;
+    insert into vms.events (at, kind, task_id, message)
+    values (now, 'task.created', the_task, format('Asked for a %s VM of class %s.', the_executor, the_class));
+    if not exists (select from vms.tasks t
+                   where t.state = 'queued' and t.executor = the_executor and t.resource_class = the_class and t.id <> the_task) then
+        select v.id into free from vms.vms v
+        where v.state = 'available' and v.executor = the_executor and v.resource_class = the_class
+          and (v.hold_until is null or v.hold_until <= now) and v.absolute_end_at >= now + make_interval(secs => the_run_seconds)
+        order by v.available_at, v.id
+        limit 1
+        for update skip locked;
+    end if;
+    if free is not null then
+        begin
+            perform vms.claim(the_task, free, now);
+            claimed := true;
+        exception when sqlstate 'VM001' or sqlstate 'VM002' then
+            -- Over its project's limit: it waits.
+        end;
+    end if;
+    if not claimed then
+        select count(*) into before from
+            (select from vms.tasks t
+             where t.state = 'queued' and t.executor = the_executor and t.resource_class = the_class and t.id <> the_task
+             limit 1000) others;
+        insert into vms.events (at, kind, task_id, message)
+        values (now, 'task.queued', the_task,
+                case before
+                    when 0 then format('No %s VM of class %s is free; no other task waits for one.', the_executor, the_class)
+                    when 1 then format('Waits for a %s VM of class %s; one other task waits too.', the_executor, the_class)
+                    when 1000 then format('Waits for a %s VM of class %s; 1000 or more other tasks wait too.', the_executor, the_class)
+                    else format('Waits for a %s VM of class %s; %s other tasks wait too.', the_executor, the_class, before)
+                end);
+    end if;
+    return query select * from vms.task_answers a where a.id = the_task;
+end $$;
+-- Free VMs of a kind, oldest first: what a claim looks for.
+create index vms_free on vms.vms (executor, resource_class, available_at) where state = 'available';
+drop index vms.vms_failed_starts;

@@ -1,14 +1,13 @@
 //! Claims: a task takes a VM in one transaction, with one winner and no call to the VM; then the VM is made fit for it.
+//!
+//! Not here: the claim itself, `vms.claim` in `migrations/0003_engine.sql`, which a PUT uses too (`tasks::ensure_task`).
 
 use super::events::{self, Event};
 use super::rows::{WayIn, way_in};
-use super::tasks::NewTask;
 use super::{Db, DbError, LEASE_SECONDS, leased};
 use crate::domain::ids::{TaskId, VmId};
-use crate::domain::lifecycle::TaskState;
 use crate::domain::task::TaskRequest;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 
 /// A task whose VM is being made fit for it.
@@ -30,9 +29,15 @@ impl Db {
     /// # Errors
     /// `Conflict`: one of the two is not free any more. `LimitReached`: the project has as many as it may.
     pub async fn claim_task(&self, task: TaskId, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
-        claim(&mut tx, task, vm, now).await?;
-        tx.commit().await?;
+        sqlx::query!(
+            r#"-- claims::claim_task
+               select vms.claim($1, $2, $3) as "done: ()""#,
+            task.0,
+            vm.0,
+            now
+        )
+        .fetch_one(&self.pool)
+        .await?;
         self.wake.send();
         Ok(())
     }
@@ -100,82 +105,4 @@ impl Db {
         self.wake.send();
         Ok(())
     }
-}
-
-/// A fitting free VM, unless another task waits for one of its kind: then the queue decides.
-pub(super) async fn pick_vm(connection: &mut PgConnection, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Option<VmId>, DbError> {
-    let id = sqlx::query_scalar!(
-        r#"-- claims::pick_vm
-           select v.id as "id: VmId" from vms.vms v
-           where v.state = 'available' and v.executor = $1 and v.resource_class = $2 and (v.hold_until is null or v.hold_until <= $4)
-             and v.absolute_end_at >= $4::timestamptz + make_interval(secs => $5)
-             and not exists (select from vms.tasks t
-                             where t.state = 'queued' and t.executor = $1 and t.resource_class = $2 and t.id <> $3)
-           order by v.available_at, v.id
-           limit 1
-           for update skip locked"#,
-        new.request.executor.as_str(),
-        new.request.resource_class,
-        new.id.0,
-        now,
-        f64::from(new.max_run_seconds),
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(id)
-}
-
-pub(super) async fn claim_in_savepoint(
-    connection: &mut PgConnection,
-    task: TaskId,
-    vm: VmId,
-    now: DateTime<Utc>,
-) -> Result<(), DbError> {
-    let mut savepoint = sqlx::Connection::begin(connection).await?;
-    claim(&mut savepoint, task, vm, now).await?;
-    savepoint.commit().await?;
-    Ok(())
-}
-
-async fn claim(connection: &mut PgConnection, task: TaskId, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-    let taken = sqlx::query!(
-        "-- claims::claim (VM)
-         update vms.vms v
-         set state = 'assigned', assigned_at = $3, project_id = t.project_id, cache_trust = 'trusted', reason = null,
-             deadline_at = null, due_at = $3, lease_token = v.lease_token + 1, lease_until = null
-         from vms.tasks t
-         where v.id = $2 and v.state = 'available' and (v.hold_until is null or v.hold_until <= $3) and t.id = $1 and t.state = 'queued'",
-        task.0,
-        vm.0,
-        now,
-    )
-    .execute(&mut *connection)
-    .await?;
-    if taken.rows_affected() != 1 {
-        return Err(DbError::Conflict(format!("VM {vm} is not free for task {task} any more")));
-    }
-    let state = sqlx::query_scalar!(
-        r#"-- claims::claim (task)
-           update vms.tasks
-           set vm_id = $2, due_at = $3, claimed_at = $3, waiting_reason = null,
-               state = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0 then 'ready' else 'preparing' end,
-               ready_at = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0 then $3::timestamptz end,
-               expires_at = case when jsonb_array_length(coalesce(request -> 'ssh_public_keys', '[]')) = 0
-                                 then $3::timestamptz + make_interval(secs => max_run_seconds) end
-           where id = $1 and state = 'queued'
-           returning state as "state: TaskState""#,
-        task.0,
-        vm.0,
-        now,
-    )
-    .fetch_optional(&mut *connection)
-    .await?
-    .ok_or_else(|| DbError::Conflict(format!("task {task} does not wait any more")))?;
-    let message = format!("Given VM {vm}.");
-    events::insert(connection, now, Event { kind: "task.claimed", task: Some(task), vm: Some(vm), message }).await?;
-    if state == TaskState::Ready {
-        let message = "The job may begin.".to_owned();
-        events::insert(connection, now, Event { kind: "task.ready", task: Some(task), vm: Some(vm), message }).await?;
-    }
-    Ok(())
 }

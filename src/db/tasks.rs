@@ -2,9 +2,8 @@
 //!
 //! Not here: how a task gets its VM (`claims`), how tasks end (`release`).
 
-use super::events::{self, Event};
 use super::rows::{TaskRow, way_in};
-use super::{Db, DbError, claims, history};
+use super::{Db, DbError, history};
 use crate::domain::api::{TaskView, TaskVm};
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::ids::{TaskId, VmId};
@@ -15,9 +14,6 @@ use crate::domain::task::{Executor, TaskRequest};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::types::Json;
-
-/// A place in the queue behind this many is told as "behind more than".
-const QUEUE_TOLD: i64 = 1000;
 
 /// A task to be made.
 #[derive(Clone, Debug)]
@@ -112,12 +108,11 @@ async fn find(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskRo
     let raw = sqlx::query_as!(
         Raw,
         r#"-- tasks::find
-           select t.id as "id: TaskId", t.principal, t.request_hash, t.request as "request: Json<TaskRequest>",
-                  t.state as "state: TaskState", t.failure_code as "failure_code: FailureCode", t.failure_detail,
-                  t.created_at, t.ready_at, t.ended_at, t.vm_id as "vm_id: VmId",
-                  v.provider as "provider?", v.provider_id, v.origin as "origin?: Origin", v.address, v.ssh_port, v.docker_port, v.identity_sealed
-           from vms.tasks t left join vms.vms v on v.id = t.vm_id
-           where t.id = $1"#,
+           select id as "id!: TaskId", principal as "principal!", request_hash as "request_hash!",
+                  request as "request!: Json<TaskRequest>", state as "state!: TaskState", failure_code as "failure_code: FailureCode",
+                  failure_detail, created_at as "created_at!", ready_at, ended_at, vm_id as "vm_id: VmId", provider, provider_id,
+                  origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed
+           from vms.task_answers where id = $1"#,
         id.0
     )
     .fetch_optional(connection)
@@ -132,41 +127,42 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn ensure_task(&self, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Ensured, DbError> {
-        let mut tx = self.pool.begin().await?;
-        let inserted = insert(&mut tx, new, now).await?;
-        // Looked up after the insert: it may have waited for the move of this very task into the history.
-        let ended = history::find_task(&mut tx, new.id).await?;
-        if !inserted || ended.is_some() {
-            let found = match ended {
-                Some(row) => Some(row),
-                None => find(&mut tx, new.id).await?,
-            };
-            tx.rollback().await?;
-            return Ok(match found {
-                Some(row) if row.principal == new.principal && row.request_hash == new.request_hash => Ensured::Same(Box::new(row)),
-                _ => Ensured::Taken,
-            });
+        let request = serde_json::to_value(new.request).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
+        let mut connection = self.pool.acquire().await?;
+        let made = sqlx::query_as!(
+            Raw,
+            r#"-- tasks::ensure_task
+               select id as "id!: TaskId", principal as "principal!", request_hash as "request_hash!",
+                      request as "request!: Json<TaskRequest>", state as "state!: TaskState", failure_code as "failure_code: FailureCode",
+                      failure_detail, created_at as "created_at!", ready_at, ended_at, vm_id as "vm_id: VmId", provider, provider_id,
+                      origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed
+               from vms.put_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+            new.id.0,
+            new.principal,
+            new.request_hash,
+            request,
+            new.request.executor.as_str(),
+            new.request.resource_class,
+            new.request.project_id,
+            new.request.priority,
+            new.max_run_seconds,
+            new.request.lease_seconds.and_then(|s| i32::try_from(s).ok()),
+            now,
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        if let Some(made) = made {
+            self.wake.send();
+            return Ok(Ensured::Created(Box::new(made.into())));
         }
-        let kind = "task.created";
-        let message = format!("Asked for a {} VM of class {}.", new.request.executor, new.request.resource_class);
-        events::insert(&mut tx, now, Event { kind, task: Some(new.id), vm: None, message }).await?;
-        let claimed = match claims::pick_vm(&mut tx, new, now).await? {
-            Some(vm) => match claims::claim_in_savepoint(&mut tx, new.id, vm, now).await {
-                Ok(()) => true,
-                // Over the project's limit: the task waits.
-                Err(DbError::LimitReached(_) | DbError::Conflict(_)) => false,
-                Err(other) => return Err(other),
-            },
-            None => false,
+        let found = match find(&mut connection, new.id).await? {
+            Some(row) => Some(row),
+            None => history::find_task(&mut connection, new.id).await?,
         };
-        if !claimed {
-            let message = place_in_queue(&mut tx, new).await?;
-            events::insert(&mut tx, now, Event { kind: "task.queued", task: Some(new.id), vm: None, message }).await?;
-        }
-        let row = find(&mut tx, new.id).await?.ok_or_else(|| DbError::Conflict("the task vanished".to_owned()))?;
-        tx.commit().await?;
-        self.wake.send();
-        Ok(Ensured::Created(Box::new(row)))
+        Ok(match found {
+            Some(row) if row.principal == new.principal && row.request_hash == new.request_hash => Ensured::Same(Box::new(row)),
+            _ => Ensured::Taken,
+        })
     }
 
     /// The task, from the live table or from the history.
@@ -250,52 +246,4 @@ impl Db {
         .await?;
         Ok(done.rows_affected() == 1)
     }
-}
-
-async fn place_in_queue(connection: &mut PgConnection, new: &NewTask<'_>) -> Result<String, DbError> {
-    let (executor, class) = (new.request.executor, &new.request.resource_class);
-    let before = sqlx::query_scalar!(
-        r#"-- tasks::place_in_queue
-           select count(*) as "count!" from
-               (select from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2 and id <> $3 limit $4) t"#,
-        executor.as_str(),
-        class,
-        new.id.0,
-        QUEUE_TOLD,
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(match before {
-        0 => format!("No {executor} VM of class {class} is free; no other task waits for one."),
-        1 => format!("Waits for a {executor} VM of class {class}; one other task waits too."),
-        QUEUE_TOLD.. => format!("Waits for a {executor} VM of class {class}; more than {QUEUE_TOLD} other tasks wait too."),
-        _ => format!("Waits for a {executor} VM of class {class}; {before} other tasks wait too."),
-    })
-}
-
-async fn insert(connection: &mut PgConnection, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<bool, DbError> {
-    let request = serde_json::to_value(new.request).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
-    let lease_seconds = new.request.lease_seconds.and_then(|s| i32::try_from(s).ok());
-    let done = sqlx::query!(
-        "-- tasks::insert
-         insert into vms.tasks (id, principal, request_hash, request, executor, resource_class, project_id, priority,
-                                created_at, due_at, max_run_seconds, lease_seconds, heartbeat_until)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $9::timestamptz + make_interval(secs => $11::int)
-         where not exists (select from vms.history where kind = 'task' and id = $1)
-         on conflict (id) do nothing",
-        new.id.0,
-        new.principal,
-        new.request_hash,
-        request,
-        new.request.executor.as_str(),
-        new.request.resource_class,
-        new.request.project_id,
-        new.request.priority,
-        now,
-        new.max_run_seconds,
-        lease_seconds,
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected() == 1)
 }

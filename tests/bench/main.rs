@@ -17,6 +17,7 @@
 //! Writes: the report; folders under /var/tmp, removed with all that runs in them at the end, at a failure and at a signal.
 
 mod bare;
+mod engine;
 mod idle;
 mod report;
 mod service;
@@ -28,7 +29,7 @@ use bare::{Boot, Recipe};
 use report::{Machine, Report};
 use service::Service;
 use spans::Spans;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -38,7 +39,8 @@ const BREATH: Duration = Duration::from_secs(1);
 
 struct Arguments {
     pairs: usize,
-    images: PathBuf,
+    /// None: the engine alone.
+    images: Option<PathBuf>,
     report: PathBuf,
 }
 
@@ -54,11 +56,16 @@ async fn main() -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let Some(images) = &arguments.images else {
+        let mut report = Report::create(&arguments.report)?;
+        Machine::look(None)?.tell(&mut report)?;
+        return engine::run(&mut report).await;
+    };
     let work = tempfile::Builder::new().prefix("vm-service-bench-bare-").tempdir_in("/var/tmp")?;
     let data = tempfile::Builder::new().prefix("vm-service-bench-").tempdir_in("/var/tmp")?;
-    let mut service = Service::start(data.path(), &work.path().join("service.log"), &arguments.images).await?;
+    let mut service = Service::start(data.path(), &work.path().join("service.log"), images).await?;
     let done = tokio::select! {
-        done = run(&arguments, &service, work.path()) => done,
+        done = run(&arguments, images, &service, work.path()) => done,
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
     };
@@ -69,12 +76,13 @@ async fn main() -> anyhow::Result<()> {
     done
 }
 
-async fn run(arguments: &Arguments, service: &Service, work: &std::path::Path) -> anyhow::Result<()> {
-    let machine = Machine::look(&arguments.images)?;
+async fn run(arguments: &Arguments, images: &Path, service: &Service, work: &Path) -> anyhow::Result<()> {
+    let machine = Machine::look(Some(images))?;
     let (first, recipe) = service.serve_one().await.context("the first boot, not counted")?;
     let bare = recipe.boot(work).await.context("the first bare boot, not counted")?;
     let mut report = Report::create(&arguments.report)?;
-    machine.tell(&mut report, arguments.pairs, &recipe)?;
+    machine.tell(&mut report)?;
+    report.line(&format!("# VMs: {}; {} pairs", recipe.describe(), arguments.pairs))?;
     report.line(&format!("# not counted: the first boot of each: service {:.0} ms, bare {:.0} ms", first.total, bare.command))?;
 
     let mut pairs = Vec::new();
@@ -106,7 +114,7 @@ async fn run(arguments: &Arguments, service: &Service, work: &std::path::Path) -
     report.line(&format!("# report: {}", arguments.report.display()))
 }
 
-async fn one_pair(service: &Service, work: &std::path::Path, recipe: &Recipe, service_first: bool) -> anyhow::Result<Pair> {
+async fn one_pair(service: &Service, work: &Path, recipe: &Recipe, service_first: bool) -> anyhow::Result<Pair> {
     sleep(BREATH).await;
     if service_first {
         let (spans, _) = service.serve_one().await?;
@@ -120,23 +128,28 @@ async fn one_pair(service: &Service, work: &std::path::Path, recipe: &Recipe, se
 }
 
 impl Arguments {
-    /// `--pairs N --images DIR --report FILE`; cargo adds `--bench`.
+    /// `--pairs N --images DIR --report FILE`, or `--engine --report FILE`; cargo adds `--bench`.
     fn read() -> anyhow::Result<Self> {
         let (mut pairs, mut images, mut report) = (9, None, None);
-        let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+        let engine = std::env::args().any(|word| word == "--engine");
+        let mut words = std::env::args().skip(1).filter(|word| word != "--bench" && word != "--engine");
         while let Some(name) = words.next() {
             let value = words.next().with_context(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--pairs" => pairs = value.parse().context("--pairs is a number")?,
                 "--images" => images = Some(PathBuf::from(value)),
                 "--report" => report = Some(PathBuf::from(value)),
-                _ => bail!("{name} is unknown; there are --pairs, --images and --report"),
+                _ => bail!("{name} is unknown; there are --engine, --pairs, --images and --report"),
             }
         }
         anyhow::ensure!(pairs > 0, "--pairs is at least 1");
+        let report = report.context("--report is missing")?;
+        if engine {
+            return Ok(Self { pairs, images: None, report });
+        }
         // Its real path: an image that is built meanwhile is not used.
         let images =
             images.context("--images is missing")?.canonicalize().context("finding the image; build it with ami/build-onhost")?;
-        Ok(Self { pairs, images, report: report.context("--report is missing")? })
+        Ok(Self { pairs, images: Some(images), report })
     }
 }

@@ -1,7 +1,6 @@
 //! The report: every line goes to standard output and to the file. A figure is one line, `figure NAME VALUE UNIT`; a bar stands behind
 //! it in brackets; what is not a figure begins with `#`.
 
-use crate::bare::Recipe;
 use anyhow::Context as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -84,12 +83,12 @@ pub(crate) struct Machine {
     qemu: String,
     kernel: String,
     cpu: String,
-    image: serde_json::Value,
-    images: PathBuf,
+    /// Of the VMs, with its folder.
+    image: Option<(serde_json::Value, PathBuf)>,
 }
 
 impl Machine {
-    pub(crate) fn look(images: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn look(images: Option<&Path>) -> anyhow::Result<Self> {
         let commit = said("git", &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])?;
         let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
         let models = cpus.lines().filter(|line| line.starts_with("model name")).filter_map(|line| line.split(": ").nth(1));
@@ -103,24 +102,23 @@ impl Machine {
             qemu: said("qemu-system-x86_64", &["--version"])?.lines().next().unwrap_or_default().to_owned(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cpu: format!("{model}, {cores} cores"),
-            image: serde_json::from_slice(&std::fs::read(images.join("manifest.json"))?)?,
-            images: images.to_owned(),
+            image: match images {
+                Some(images) => Some((serde_json::from_slice(&std::fs::read(images.join("manifest.json"))?)?, images.to_owned())),
+                None => None,
+            },
         })
     }
 
-    pub(crate) fn tell(&self, report: &mut Report, pairs: usize, recipe: &Recipe) -> anyhow::Result<()> {
+    pub(crate) fn tell(&self, report: &mut Report) -> anyhow::Result<()> {
         let profile = if cfg!(debug_assertions) { "dev, not optimised, as `make up` runs it" } else { "optimised" };
         report.line(&format!("# vm-service {} at {}, {}, build profile: {profile}", self.commit, self.began, self.rustc))?;
         report.line(&format!("# {}; kernel of the host {}", self.qemu, self.kernel))?;
-        let of = |name: &str| self.image[name].as_str().unwrap_or("unknown").to_owned();
-        report.line(&format!(
-            "# image {} ({}), kernel of the guest {}",
-            of("hash"),
-            self.images.display(),
-            of("kernel_version")
-        ))?;
-        report.line(&format!("# CPU: {}; load at the start: {}", self.cpu, self.load))?;
-        report.line(&format!("# VMs: {}; {pairs} pairs", recipe.describe()))
+        if let Some((image, folder)) = &self.image {
+            let of = |name: &str| image[name].as_str().unwrap_or("unknown").to_owned();
+            let (hash, kernel) = (of("hash"), of("kernel_version"));
+            report.line(&format!("# image {hash} ({}), kernel of the guest {kernel}", folder.display()))?;
+        }
+        report.line(&format!("# CPU: {}; load at the start: {}", self.cpu, self.load))
     }
 }
 
