@@ -8,7 +8,8 @@ create index tasks_claimed on vms.tasks (claimed_at) where claimed_at is not nul
 
 -- VMs -----------------------------------------------------------------------------------------------------------------------------
 alter table vms.vms
-    add column guest_end_at timestamptz;          -- when the VM shuts itself down, as it was told last
+    add column guest_end_at timestamptz,          -- when the VM shuts itself down, as it was told last
+    add column end_asked_at timestamptz;          -- when the provider was last asked to end its machine
 comment on column vms.vms.absolute_end_at is 'when it must end; moved by a hold, and then told to the guest';
 update vms.vms set guest_end_at = absolute_end_at where available_at is not null;
 alter table vms.launches
@@ -163,11 +164,9 @@ begin
         raise exception 'task % does not wait any more', the_task using errcode = 'VM001';
     end if;
     insert into vms.events (at, kind, task_id, vm_id, message)
-    values (now, 'task.claimed', the_task, the_vm, 'Given VM ' || the_vm || '.');
-    if made.state = 'ready' then
-        insert into vms.events (at, kind, task_id, vm_id, message)
-        values (now, 'task.ready', the_task, the_vm, 'The job may begin.');
-    end if;
+    select now, told.kind, the_task, the_vm, told.message
+    from (values ('task.claimed', 'Given VM ' || the_vm || '.'), ('task.ready', 'The job may begin.')) as told (kind, message)
+    where told.kind = 'task.claimed' or made.state = 'ready';
 end $$;
 
 -- A task with what is needed to answer for it.

@@ -21,6 +21,19 @@ pub struct Outlived {
     pub way_in: WayIn,
 }
 
+/// A VM whose machine was asked to end.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The VM.
+    pub id: VmId,
+    /// Its machine.
+    pub provider_id: String,
+    /// When it was bound: just after that the provider may not know it yet.
+    pub launched_at: DateTime<Utc>,
+    /// When the provider was last asked.
+    pub end_asked_at: DateTime<Utc>,
+}
+
 impl Db {
     /// Takes VMs out of the pool, each with its reason; those that a task took meanwhile stay. Returns how many.
     ///
@@ -79,21 +92,82 @@ impl Db {
         Ok(open.into_iter().collect())
     }
 
-    /// The provider confirmed that these machines are gone. Those whose lease was lost stay as they are.
+    /// The provider was asked to end these machines: it is asked again at `again_at`. Those whose lease was lost stay as they are.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn confirm_terminated(&self, vms: &[(VmId, i64)], now: DateTime<Utc>) -> Result<(), DbError> {
+    pub async fn mark_end_asked(&self, vms: &[(VmId, i64)], again_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), DbError> {
         let (ids, tokens) = columns(vms);
+        sqlx::query!(
+            "-- vm_ends::mark_end_asked
+             update vms.vms v set end_asked_at = $3, due_at = $4, lease_until = null
+             from unnest($1::uuid[], $2::bigint[]) as l (id, token)
+             where v.id = l.id and v.lease_token = l.token and v.state = 'terminating'",
+            &ids,
+            &tokens,
+            now,
+            again_at,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// VMs whose machine was asked to end before then, and is not known to be gone.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_ending(&self, place: (&str, &str), asked_before: DateTime<Utc>) -> Result<Vec<Ending>, DbError> {
+        let rows = sqlx::query_as!(
+            Ending,
+            r#"-- vm_ends::list_ending
+               select id as "id: VmId", provider_id as "provider_id!", coalesce(launched_at, created_at) as "launched_at!",
+                      end_asked_at as "end_asked_at!"
+               from vms.vms
+               where state = 'terminating' and provider_id is not null and provider = $1 and place = $2 and end_asked_at <= $3
+               order by id"#,
+            place.0,
+            place.1,
+            asked_before,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// The provider was asked in vain: it is asked again at once.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn ask_end_again(&self, vms: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
+        let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+        sqlx::query!(
+            "-- vm_ends::ask_end_again
+             update vms.vms set due_at = $2 where id = any($1) and state = 'terminating' and due_at > $2",
+            &ids,
+            now
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// These machines are gone, or none will come for these VMs. Said twice, the second time changes nothing.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn confirm_terminated(&self, vms: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
+        if vms.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
         let mut tx = self.pool.begin().await?;
         let gone = sqlx::query!(
             r#"-- vm_ends::confirm_terminated
-               update vms.vms v set state = 'terminated', terminated_at = $3, lease_until = null
-               from unnest($1::uuid[], $2::bigint[]) as l (id, token)
-               where v.id = l.id and v.lease_token = l.token and v.state = 'terminating'
-               returning v.id as "id: VmId", v.launch_id as "launch: LaunchId""#,
+               update vms.vms set state = 'terminated', terminated_at = $2, lease_token = lease_token + 1, lease_until = null
+               where id = any($1) and state = 'terminating'
+               returning id as "id: VmId", launch_id as "launch: LaunchId""#,
             &ids,
-            &tokens,
             now,
         )
         .fetch_all(&mut *tx)

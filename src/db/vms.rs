@@ -230,20 +230,22 @@ impl Db {
         leased(done.rows_affected())
     }
 
-    /// VMs whose machine has not been met: its name, the VM's deadline, and whether it is not known to run.
+    /// VMs whose machine was made before then and has not been met: its name, the VM's deadline, and whether it is not known to run.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn list_starting(&self, place: (&str, &str)) -> Result<Vec<Starting>, DbError> {
+    pub async fn list_starting(&self, place: (&str, &str), launched_before: DateTime<Utc>) -> Result<Vec<Starting>, DbError> {
         let rows = sqlx::query_as!(
             Starting,
             r#"-- vms::list_starting
                select id as "id: VmId", provider_id as "provider_id!", deadline_at, state = 'launching' as "launching!"
                from vms.vms
                where state in ('launching', 'booting') and provider_id is not null and provider = $1 and place = $2
+                 and launched_at <= $3
                order by id"#,
             place.0,
-            place.1
+            place.1,
+            launched_before,
         )
         .fetch_all(&self.pool)
         .await?;

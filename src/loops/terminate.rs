@@ -1,21 +1,22 @@
-//! Ends machines whose VM is `terminating`, many in one call, and says `terminated` only when the provider confirmed that they are gone.
+//! Asks the provider to end the machines whose VM is `terminating`, many in one call, and again until it says that they are gone.
 //!
-//! Reads: `vms`. Writes: `vms`. Calls: `Provider::terminate`, `Provider::find_machines`. Runs: in `serve`.
+//! Reads: `vms`. Writes: `vms`. Calls: `Provider::terminate`. Runs: in `serve`.
 //!
-//! Not here: who is to end (`db::release`).
+//! Not here: who is to end (`db::release`); whether a machine is gone (`watch`).
 
 use super::{Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::vms::LeasedVm;
 use crate::domain::lifecycle::VmState;
-use crate::provider::{MachineState, Provider};
+use crate::provider::Provider;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The least time between looks at a machine that is not gone yet.
+/// A machine that is still there after this long is asked for again, whatever the provider said.
+const ASK_AGAIN: TimeDelta = TimeDelta::seconds(60);
+/// Between looks at a launch that may still bring a machine.
 const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
 /// See the module.
@@ -62,24 +63,17 @@ async fn end(world: &World, provider: &dyn Provider, vms: &[LeasedVm]) -> anyhow
     if !ids.is_empty() {
         provider.terminate(&ids).await.with_context(|| format!("terminating {} machines", ids.len()))?;
     }
-    let machines = if ids.is_empty() { Vec::new() } else { provider.find_machines(&ids).await? };
-    let states: BTreeMap<&str, MachineState> = machines.iter().map(|m| (m.provider_id.as_str(), m.state)).collect();
-    let unbound: Vec<_> = vms.iter().filter(|vm| vm.provider_id.is_none()).map(|vm| vm.launch).collect();
-    let open = world.db.list_open_launches(&unbound).await?;
-    let now = world.clock.now();
-    let settles = TimeDelta::from_std(provider.pace().settles).unwrap_or_default();
-    let is_gone = |vm: &LeasedVm| match &vm.provider_id {
-        Some(id) => match states.get(id.as_str()) {
-            Some(state) => *state == MachineState::Terminated,
-            // Just after a launch "not known" means "not yet".
-            None => vm.launched_at.is_none_or(|launched| now - launched >= settles),
-        },
-        // Its launch may still bring a machine; that one is bound to this row, and ended then.
-        None => !open.contains(&vm.launch),
-    };
-    let (gone, left): (Vec<_>, Vec<_>) = vms.iter().partition(|vm| is_gone(vm));
+    let (bound, unbound): (Vec<_>, Vec<_>) = vms.iter().partition(|vm| vm.provider_id.is_some());
     let leases = |vms: Vec<&LeasedVm>| vms.into_iter().map(|vm| (vm.id, vm.lease)).collect::<Vec<_>>();
-    world.db.confirm_terminated(&leases(gone), now).await?;
-    world.db.postpone_vms(&leases(left), now + LOOK_AGAIN).await?;
+    let now = world.clock.now();
+    world.db.mark_end_asked(&leases(bound), now + ASK_AGAIN, now).await?;
+    if unbound.is_empty() {
+        return Ok(());
+    }
+    // Its launch may still bring a machine; that one is bound to this row, and ended then.
+    let open = world.db.list_open_launches(&unbound.iter().map(|vm| vm.launch).collect::<Vec<_>>()).await?;
+    let (waiting, gone): (Vec<_>, Vec<_>) = unbound.into_iter().partition(|vm| open.contains(&vm.launch));
+    world.db.confirm_terminated(&gone.into_iter().map(|vm| vm.id).collect::<Vec<_>>(), now).await?;
+    world.db.postpone_vms(&leases(waiting), now + LOOK_AGAIN).await?;
     Ok(())
 }

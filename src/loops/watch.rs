@@ -1,20 +1,27 @@
-//! One shared look at all machines that are starting, for all replicas: those that run are met next, those that died are replaced.
+//! One shared look at all machines that start or end, for all replicas: those that run are met next, those that died while they started
+//! are replaced, and those that are gone are confirmed to be gone.
 //!
 //! Reads: `vms`, `turns`. Writes: `vms`. Calls: `Provider::find_machines`. Runs: in `serve`.
 //!
-//! Not here: first contact (`reach`); machines that work or idle (`collect`).
+//! Not here: first contact (`reach`); asking machines to end (`terminate`); machines that work or idle (`collect`).
 
 use super::{Act, Loop, World, reach};
 use crate::db::DbError;
 use crate::db::release::Evidence;
+use crate::db::vm_ends::Ending;
 use crate::db::vms::{Place, Starting};
 use crate::domain::ids::VmId;
-use crate::provider::{Address, Machine, MachineState, Provider};
+use crate::provider::{Address, Machine, MachineState, Pace, Provider};
 use anyhow::Context as _;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Looks are so much rarer when nobody waits for a machine to start.
+const NO_HURRY: u32 = 5;
+/// A machine that goes on as before so long after it was asked to end did not hear it.
+const IN_VAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// See the module.
 pub struct Watch(pub World);
@@ -39,15 +46,31 @@ impl Loop for Watch {
 
 async fn look(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> anyhow::Result<()> {
     let place = (provider.name(), provider.place());
-    let starting = world.db.list_starting(place).await?;
-    if starting.is_empty() || !world.db.take_turn("watch", place, provider.pace().watch, now).await? {
+    let pace = provider.pace();
+    let first_look = now - TimeDelta::from_std(pace.first_look).unwrap_or_default();
+    let starting = world.db.list_starting(place, first_look).await?;
+    let ending = world.db.list_ending(place, first_look).await?;
+    let every = if starting.is_empty() { pace.watch * NO_HURRY } else { pace.watch };
+    if (starting.is_empty() && ending.is_empty()) || !world.db.take_turn("watch", place, every, now).await? {
         return Ok(());
     }
-    let ids: Vec<String> = starting.iter().map(|vm| vm.provider_id.clone()).collect();
+    let ids: Vec<String> =
+        starting.iter().map(|vm| &vm.provider_id).chain(ending.iter().map(|vm| &vm.provider_id)).cloned().collect();
     let machines = provider.find_machines(&ids).await?;
     let seen: BTreeMap<&str, &Machine> = machines.iter().map(|machine| (machine.provider_id.as_str(), machine)).collect();
+    see_starting(world, provider, &starting, &seen, now).await?;
+    see_ending(world, pace, &ending, &seen, now).await
+}
+
+async fn see_starting(
+    world: &World,
+    provider: &dyn Provider,
+    starting: &[Starting],
+    seen: &BTreeMap<&str, &Machine>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
     let mut running = Vec::new();
-    for vm in &starting {
+    for vm in starting {
         match seen.get(vm.provider_id.as_str()).map(|machine| (machine.state, machine.address)) {
             Some((MachineState::Running, Some(address))) if vm.launching => running.push((vm.id, address)),
             Some((MachineState::Stopped | MachineState::Terminated, _)) => {
@@ -72,6 +95,32 @@ pub(super) async fn boot(world: &World, running: &[(VmId, Address)], now: DateTi
     let running: Vec<_> = running.iter().map(|(vm, address)| (*vm, place(address))).collect();
     let deadline_at = now + world.settings().timeouts.ssh_connect();
     Ok(world.db.boot_vms(&running, deadline_at, now).await?)
+}
+
+async fn see_ending(
+    world: &World,
+    pace: Pace,
+    ending: &[Ending],
+    seen: &BTreeMap<&str, &Machine>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let settles = TimeDelta::from_std(pace.settles).unwrap_or_default();
+    let (mut gone, mut unheard) = (Vec::new(), Vec::new());
+    for vm in ending {
+        match seen.get(vm.provider_id.as_str()).map(|machine| machine.state) {
+            Some(MachineState::Terminated) => gone.push(vm.id),
+            // Just after a launch "not known" means "not yet".
+            None if now - vm.launched_at >= settles => gone.push(vm.id),
+            Some(MachineState::Stopping) => {}
+            Some(_) | None if now - vm.end_asked_at >= IN_VAIN => unheard.push(vm.id),
+            Some(_) | None => {}
+        }
+    }
+    world.db.confirm_terminated(&gone, now).await?;
+    if !unheard.is_empty() {
+        world.db.ask_end_again(&unheard, now).await?;
+    }
+    Ok(())
 }
 
 async fn give_up(

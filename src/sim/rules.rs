@@ -102,7 +102,8 @@ impl Default for Rules {
             // A list takes a call for each page of a thousand machines.
             pace: Pace {
                 list: Duration::from_secs(30),
-                watch: Duration::from_secs(1),
+                watch: Duration::from_secs(2),
+                first_look: Duration::from_secs(5),
                 terminate: Duration::from_secs(5),
                 settles: Duration::from_secs(300),
             },
@@ -134,6 +135,7 @@ impl Rules {
             pace: Pace {
                 list: Duration::from_secs(10),
                 watch: Duration::from_millis(500),
+                first_look: Duration::ZERO,
                 terminate: Duration::ZERO,
                 settles: Duration::ZERO,
             },

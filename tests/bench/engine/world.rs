@@ -95,7 +95,11 @@ impl Engine {
 
     /// One tick of one loop and its acts.
     pub(crate) async fn tick(&self, work: &dyn Loop) -> anyhow::Result<()> {
-        let acts = work.tick(self.now(), ROOM).await.with_context(|| format!("the loop {}", work.name()))?;
+        // As in life: a tick that failed is followed by the next one.
+        let acts = work.tick(self.now(), ROOM).await.unwrap_or_else(|error| {
+            tracing::debug!(name = work.name(), error = format!("{error:#}"), "a tick failed");
+            Vec::new()
+        });
         for done in join_all(acts.into_iter().map(|act| act.run)).await {
             if let Err(error) = done {
                 tracing::debug!(error = format!("{error:#}"), "an act failed");
