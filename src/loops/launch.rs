@@ -106,7 +106,9 @@ async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine
             watch::boot(world, &running, now).await?;
         }
         Err(ProviderError::Throttled) => {
-            db.postpone_launch(launch.id, launch.lease, now + AGAIN, After::Throttled, "throttled").await?;
+            // It says nothing about an earlier call of this token, which may have happened.
+            let after = if launch.attempted { After::Unclear } else { After::Throttled };
+            db.postpone_launch(launch.id, launch.lease, now + AGAIN, after, "throttled").await?;
         }
         Err(ProviderError::NoCapacity(reason)) => {
             db.postpone_launch(launch.id, launch.lease, now + NO_CAPACITY_PAUSE, After::Refused, &reason).await?;
