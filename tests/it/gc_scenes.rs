@@ -209,6 +209,7 @@ async fn nothing_outlives_its_absolute_end(pool: PgPool) {
     bench.turn_by(20, TimeDelta::minutes(8)).await;
     assert_eq!(bench.sim.live().len(), 2);
     bench.turn_by(5, TimeDelta::minutes(8)).await;
+    bench.turn(2).await;
     assert!(machines.iter().all(|machine| !bench.lives(machine)));
     let latest = bench.sim.truth().into_iter().filter_map(|machine| machine.ended_at).max().unwrap();
     assert!(latest - born <= TimeDelta::minutes(191), "{}", latest - born);
