@@ -5,6 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::preallocated::Pool;
+use vm_service::domain::task::Executor;
 
 /// The default cron pattern's next time: four in the morning.
 const CYCLE: &str = "2026-09-22T04:00:00Z";
@@ -32,7 +34,8 @@ async fn watch_the_cycle(bench: &Bench, old: &BTreeSet<String>, base: i64, extra
     for second in 0..bound {
         bench.turn(1).await;
         assert!(available(bench).await >= base, "below the base: {}", bench.states().await);
-        let there = bench.count("select count(*) from vms.vms where state in ('requested', 'launching', 'booting', 'available')").await;
+        let there =
+            bench.count("select count(*) from vms.vms where state in ('requested', 'launching', 'booting', 'available')").await;
         assert!(there <= base + extra, "more than {extra} at a time: {}", bench.states().await);
         if machines(bench).is_disjoint(old) {
             return second;
@@ -149,4 +152,47 @@ async fn jobs_are_served_in_the_middle_of_a_cycle(pool: PgPool) {
     assert_eq!(bench.states().await, "assigned 3, available 4");
     let left: BTreeSet<_> = machines(&bench).intersection(&old).cloned().collect();
     assert!(left.is_subset(&jobs), "{left:?} of {old:?}");
+}
+
+/// Point 6: a kind that has no room for a replacement does not keep the others from theirs.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_kind_without_room_does_not_starve_the_others(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    bench
+        .set(|settings| {
+            settings.resource_classes.get_mut("large").unwrap().limit = Some(2);
+            let large = Pool { executor: Executor::Machine, resource_class: "large".to_owned(), count: 2 };
+            settings.preallocated.pools = vec![large];
+            settings.preallocated.machine = 2;
+        })
+        .await;
+    bench.turn_until_states("available 4", 10).await;
+    let of_class = |class: &str| -> BTreeSet<String> {
+        let live = bench.sim.live().into_iter();
+        live.filter(|(_, machine)| machine.tags.resource_class == class).map(|(id, _)| id).collect()
+    };
+    let (large, medium) = (of_class("large"), of_class("medium"));
+    let cycle: DateTime<Utc> = CYCLE.parse().unwrap();
+    bench.clock.advance(cycle - bench.now());
+    bench.turn(60).await;
+    assert!(of_class("medium").is_disjoint(&medium), "replaced");
+    assert_eq!(of_class("large"), large, "no room");
+    assert_eq!(bench.states().await, "available 4");
+}
+
+/// Point 6: at most so many at a time over all kinds together.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn the_number_at_a_time_is_for_all_kinds_together(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    bench.set(|settings| settings.preallocated.remote_docker = 3).await;
+    bench.turn_until_states("available 3", 10).await;
+    let docker = machines(&bench);
+    bench.set(|settings| settings.preallocated.machine = 3).await;
+    bench.turn_until_states("available 6", 10).await;
+    let old = machines(&bench);
+    assert!(docker.is_subset(&old));
+    bench.sim.set_boot_time(TimeDelta::seconds(5));
+    let cycle: DateTime<Utc> = CYCLE.parse().unwrap();
+    bench.clock.advance(cycle - bench.now() - TimeDelta::seconds(1));
+    watch_the_cycle(&bench, &old, 6, 2, 200).await;
 }

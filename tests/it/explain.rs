@@ -28,11 +28,12 @@ fn without_ids(message: &str) -> String {
 async fn a_timeline_tells_everything_in_order(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     let bench = Bench::new(pool).await;
-    bench.set(|settings| {
-        settings.limits.vms_per_project = Some(1);
-        settings.limits.vms = Some(2);
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.limits.vms_per_project = Some(1);
+            settings.limits.vms = Some(2);
+        })
+        .await;
     let (other, _, _) = bench.job("other").await;
     let first = bench.ask(&bench.request("p")).await.view.id;
     let task = bench.ask(&bench.request("p")).await.view.id;
@@ -66,7 +67,9 @@ async fn a_timeline_tells_everything_in_order(pool: PgPool) {
     ];
     let mut told = told(&api, task).await;
     // Which of the two loops wrote first within one second says nothing.
-    let at = |told: &[String], text: &str| told.iter().position(|line| line.starts_with(text)).unwrap_or_else(|| panic!("{text}: {told:#?}"));
+    let at = |told: &[String], text: &str| {
+        told.iter().position(|line| line.starts_with(text)).unwrap_or_else(|| panic!("{text}: {told:#?}"))
+    };
     let (wants, launches) = (at(&told, "Wanted for"), at(&told, "No VM is free"));
     if wants < launches {
         told.swap(wants, launches);

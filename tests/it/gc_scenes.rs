@@ -21,7 +21,8 @@ const BOUND: TimeDelta = TimeDelta::seconds(90);
 /// When the first list came that showed this machine, and when its termination was accepted.
 fn seen_and_ended(bench: &Bench, planted_at: DateTime<Utc>, machine: &str) -> (DateTime<Utc>, DateTime<Utc>) {
     let journal = bench.sim.journal();
-    let seen = journal.iter().find(|c| c.op == "list_machines" && c.at >= planted_at && c.detail.contains("complete: true")).unwrap();
+    let seen =
+        journal.iter().find(|c| c.op == "list_machines" && c.at >= planted_at && c.detail.contains("complete: true")).unwrap();
     let ended = journal.iter().find(|c| c.op == "terminate" && c.detail.contains(machine)).unwrap();
     (seen.at, ended.at)
 }
@@ -153,7 +154,8 @@ async fn a_machine_that_lost_its_tags_is_not_given_up(pool: PgPool) {
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn not_found_just_after_the_launch_means_not_yet(pool: PgPool) {
     let minutes = Spread::exactly(TimeDelta::minutes(4));
-    let bench = Bench::with(pool, Rules { look_lag: Spread::exactly(TimeDelta::seconds(3)), list_lag: minutes, ..Rules::default() }).await;
+    let bench =
+        Bench::with(pool, Rules { look_lag: Spread::exactly(TimeDelta::seconds(3)), list_lag: minutes, ..Rules::default() }).await;
     let task = bench.ask(&bench.request("p")).await.view.id;
     bench.turn_until(task, TaskState::Ready, 45).await;
     bench.turn(260).await;
@@ -162,7 +164,8 @@ async fn not_found_just_after_the_launch_means_not_yet(pool: PgPool) {
     let gone = bench.ask(&bench.request("p")).await.view.id;
     bench.tick(&Assign(bench.world.clone())).await;
     bench.tick(&Launch(bench.world.clone())).await;
-    let vm: uuid::Uuid = sqlx::query_scalar("select id from vms.vms where state = 'launching'").fetch_one(&bench.db.pool).await.unwrap();
+    let vm: uuid::Uuid =
+        sqlx::query_scalar("select id from vms.vms where state = 'launching'").fetch_one(&bench.db.pool).await.unwrap();
     bench.db.release_task(gone, bench.now()).await.unwrap();
     let failure = vm_service::domain::failure::Failure::new(FailureCode::TerminatedByOperator, "ended by the operator op");
     bench.db.terminate_vms(&[vm_service::domain::ids::VmId(vm)], &failure, bench.now()).await.unwrap();
@@ -194,12 +197,13 @@ async fn a_busy_vm_is_never_collected(pool: PgPool) {
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn nothing_outlives_its_absolute_end(pool: PgPool) {
     let bench = Bench::new(pool).await;
-    bench.set(|settings| {
-        settings.timeouts.vm_idle_hours = 2;
-        settings.timeouts.task_hours = 1;
-        settings.preallocated.machine = 2;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.timeouts.vm_idle_hours = 2;
+            settings.timeouts.task_hours = 1;
+            settings.preallocated.machine = 2;
+        })
+        .await;
     bench.turn_until_states("available 2", 5).await;
     let born = bench.now();
     let machines: BTreeSet<String> = bench.sim.live().into_keys().collect();
@@ -301,10 +305,11 @@ async fn a_job_past_its_limit_ends_with_its_reason(pool: PgPool) {
 
 /// Everything that the tables hold.
 async fn tables(bench: &Bench) -> Vec<String> {
-    let names: Vec<String> = sqlx::query_scalar("select table_name::text from information_schema.tables where table_schema = 'vms' order by 1")
-        .fetch_all(&bench.db.pool)
-        .await
-        .unwrap();
+    let names: Vec<String> =
+        sqlx::query_scalar("select table_name::text from information_schema.tables where table_schema = 'vms' order by 1")
+            .fetch_all(&bench.db.pool)
+            .await
+            .unwrap();
     let mut rows = Vec::new();
     for name in names {
         let sql = format!("select '{name} ' || t::text from vms.{name} t order by 1");
@@ -340,8 +345,18 @@ async fn a_dry_run_tells_everything_and_changes_nothing(pool: PgPool) {
         engine_major: 28,
     };
     let volume = bench.sim.create_volume(&tags, "zone-a", "token").await.unwrap().provider_id;
-    sqlx::query("update vms.tasks set expires_at = $1 where id = $2").bind(bench.now()).bind(late.0).execute(&bench.db.pool).await.unwrap();
-    sqlx::query("update vms.vms set deadline_at = $1 where id = $2").bind(bench.now()).bind(idle.0).execute(&bench.db.pool).await.unwrap();
+    sqlx::query("update vms.tasks set expires_at = $1 where id = $2")
+        .bind(bench.now())
+        .bind(late.0)
+        .execute(&bench.db.pool)
+        .await
+        .unwrap();
+    sqlx::query("update vms.vms set deadline_at = $1 where id = $2")
+        .bind(bench.now())
+        .bind(idle.0)
+        .execute(&bench.db.pool)
+        .await
+        .unwrap();
     let (before, calls) = (tables(&bench).await, bench.sim.journal().len());
     let found = dry_run::look(&bench.world, bench.now()).await.unwrap();
     let told: BTreeSet<String> = found.iter().map(|i| format!("{} {}", i.action, i.what)).collect();

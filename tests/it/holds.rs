@@ -140,7 +140,8 @@ async fn a_hold_on_a_vm_that_starts_lasts(pool: PgPool) {
     bench.sim.set_boot_time(TimeDelta::seconds(5));
     let task = bench.ask(&bench.request("p")).await.view.id;
     bench.turn(2).await;
-    let vm: uuid::Uuid = sqlx::query_scalar("select id from vms.vms where state = 'launching'").fetch_one(&bench.db.pool).await.unwrap();
+    let vm: uuid::Uuid =
+        sqlx::query_scalar("select id from vms.vms where state = 'launching'").fetch_one(&bench.db.pool).await.unwrap();
     let machine = bench.sim.live().into_keys().next().unwrap();
     bench.hold(VmId(vm), DAYS).await;
     let begun = bench.now();

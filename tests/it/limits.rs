@@ -72,11 +72,12 @@ async fn planners_of_every_kind_launch_what_is_wanted_once(pool: PgPool) {
 async fn no_planner_passes_the_limit_in_flight(pool: PgPool) {
     let bench = Bench::new(pool).await;
     bench.sim.set_boot_time(TimeDelta::seconds(40));
-    bench.set(|settings| {
-        settings.limits.in_flight = Some(4);
-        settings.preallocated.machine = 3;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.limits.in_flight = Some(4);
+            settings.preallocated.machine = 3;
+        })
+        .await;
     for n in 0..9 {
         bench.ask(&bench.request(&format!("p{n}"))).await;
     }
@@ -114,12 +115,13 @@ async fn creation_does_not_run_away_when_no_answer_arrives(pool: PgPool) {
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn no_planner_passes_the_limit_of_a_class(pool: PgPool) {
     let bench = Bench::new(pool).await;
-    bench.set(|settings| {
-        settings.resource_classes.get_mut("medium").unwrap().limit = Some(4);
-        settings.preallocated.machine = 2;
-        settings.preallocated.remote_docker = 2;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.resource_classes.get_mut("medium").unwrap().limit = Some(4);
+            settings.preallocated.machine = 2;
+            settings.preallocated.remote_docker = 2;
+        })
+        .await;
     let mut large = bench.request("l");
     large.resource_class = "large".to_owned();
     let large = bench.ask(&large).await.view.id;
@@ -133,7 +135,9 @@ async fn no_planner_passes_the_limit_of_a_class(pool: PgPool) {
         assert!(of_class <= 4, "{of_class}");
     }
     assert_eq!(bench.state(large).await, TaskState::Ready, "another class goes on");
-    let last = bench.count("select count(*) from vms.tasks where waiting_reason = 'There are as many VMs of class medium as there may be.'").await;
+    let last = bench
+        .count("select count(*) from vms.tasks where waiting_reason = 'There are as many VMs of class medium as there may be.'")
+        .await;
     assert!(last >= 2, "{last}");
 }
 
@@ -141,15 +145,20 @@ async fn no_planner_passes_the_limit_of_a_class(pool: PgPool) {
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn no_claimer_passes_the_limit_of_a_project(pool: PgPool) {
     let bench = Bench::new(pool).await;
-    bench.set(|settings| {
-        settings.limits.vms_per_project = Some(3);
-        settings.preallocated.machine = 12;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.limits.vms_per_project = Some(3);
+            settings.preallocated.machine = 12;
+        })
+        .await;
     bench.turn_until_states("available 12", 10).await;
     let vms: Vec<_> = bench.db.list_available(bench.now()).await.unwrap().into_iter().map(|vm| vm.id).collect();
     // With all VMs held away the tasks wait; then everyone claims at once.
-    sqlx::query("update vms.vms set hold_reason = 'x', hold_until = $1").bind(bench.now() + TimeDelta::days(1)).execute(&bench.db.pool).await.unwrap();
+    sqlx::query("update vms.vms set hold_reason = 'x', hold_until = $1")
+        .bind(bench.now() + TimeDelta::days(1))
+        .execute(&bench.db.pool)
+        .await
+        .unwrap();
     let mut tasks = Vec::new();
     for _ in 0..12 {
         tasks.push(bench.ask(&bench.request("p")).await.view.id);
@@ -174,11 +183,12 @@ async fn no_claimer_passes_the_limit_of_a_project(pool: PgPool) {
 async fn starts_that_fail_pause_longer_and_come_back_slowly(pool: PgPool) {
     let bench = Bench::with(pool, Rules { max_batch: 50, ..Rules::obliging() }).await;
     bench.sim.set_faults(FaultRates::none().with(Fault::NeverAnswers, 1.0));
-    bench.set(|settings| {
-        settings.preallocated.machine = 16;
-        settings.timeouts.ssh_connect_ms = 1000;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.preallocated.machine = 16;
+            settings.timeouts.ssh_connect_ms = 1000;
+        })
+        .await;
     let launches = "select extract(epoch from created_at)::bigint from vms.launches order by created_at, id";
     bench.turn(60).await;
     let at: Vec<i64> = sqlx::query_scalar(launches).fetch_all(&bench.db.pool).await.unwrap();
@@ -229,11 +239,12 @@ async fn jobs_of(bench: &Bench, rounds: usize, job: TimeDelta, got: &mut BTreeMa
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn vms_are_shared_by_weight(pool: PgPool) {
     let bench = Bench::new(pool).await;
-    bench.set(|settings| {
-        settings.limits.vms = Some(9);
-        settings.projects = [("heavy".to_owned(), ProjectSettings { weight: 2, priority: 0 })].into();
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.limits.vms = Some(9);
+            settings.projects = [("heavy".to_owned(), ProjectSettings { weight: 2, priority: 0 })].into();
+        })
+        .await;
     for _ in 0..40 {
         bench.ask(&bench.request("light")).await;
     }
@@ -293,13 +304,14 @@ async fn a_burst_goes_out_within_the_budgets(pool: PgPool) {
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn the_call_budget_is_shared_by_all_planners(pool: PgPool) {
     let bench = Bench::strict(pool).await;
-    bench.set(|settings| {
-        for n in 0..20 {
-            let class = settings.resource_classes["medium"].clone();
-            settings.resource_classes.insert(format!("c{n}"), class);
-        }
-    })
-    .await;
+    bench
+        .set(|settings| {
+            for n in 0..20 {
+                let class = settings.resource_classes["medium"].clone();
+                settings.resource_classes.insert(format!("c{n}"), class);
+            }
+        })
+        .await;
     let mut tasks = Vec::new();
     for n in 0..20 {
         let mut request = bench.request("p");

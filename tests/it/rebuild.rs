@@ -10,8 +10,8 @@ use vm_service::db::tasks::{Ensured, NewTask};
 use vm_service::domain::ids::{InstallationId, TaskId, VolumeId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::tags::VolumeTags;
-use vm_service::loops::settings::TakeSettings;
 use vm_service::loops::Loop as _;
+use vm_service::loops::settings::TakeSettings;
 use vm_service::provider::Provider as _;
 use vm_service::sim::EndCause;
 
@@ -75,8 +75,12 @@ async fn after_the_loss(bench: &Bench, before: &Before) {
         assert_eq!(row.view.state, TaskState::Ready);
         assert_ne!(row.view.vm.unwrap().provider_id.as_ref(), Some(machine));
     }
-    let bound: BTreeSet<String> =
-        sqlx::query_scalar("select provider_id from vms.vms where provider_id is not null").fetch_all(&bench.db.pool).await.unwrap().into_iter().collect();
+    let bound: BTreeSet<String> = sqlx::query_scalar("select provider_id from vms.vms where provider_id is not null")
+        .fetch_all(&bench.db.pool)
+        .await
+        .unwrap()
+        .into_iter()
+        .collect();
     assert!(bound.is_disjoint(&before.machines), "an unknown machine was given a row");
     let volumes: Vec<(String, String, String)> =
         sqlx::query_as("select provider_id, project_id, state from vms.volumes").fetch_all(&bench.db.pool).await.unwrap();
@@ -156,11 +160,12 @@ async fn lose_rows_at_the_limit(pool: &PgPool, after_a_list: bool) {
             sqlx::query(sqlx::AssertSqlSafe(format!("delete from {table}"))).execute(pool).await.unwrap();
         }
         let before = a_live_service(&bench).await;
-        bench.set(|settings| match by_class {
-            false => settings.limits.vms = Some(6),
-            true => settings.resource_classes.get_mut("medium").unwrap().limit = Some(6),
-        })
-        .await;
+        bench
+            .set(|settings| match by_class {
+                false => settings.limits.vms = Some(6),
+                true => settings.resource_classes.get_mut("medium").unwrap().limit = Some(6),
+            })
+            .await;
         run(&bench, "delete from vms.tasks; delete from vms.volumes; delete from vms.vms;").await;
         if after_a_list {
             bench.set(|settings| settings.pause_launches = true).await;
@@ -186,11 +191,12 @@ async fn shorter_deadlines_end_no_unknown_machine_early(pool: PgPool) {
     let before = a_live_service(&bench).await;
     run(&bench, "delete from vms.tasks; delete from vms.volumes; delete from vms.vms;").await;
     bench.turn(30).await;
-    bench.set(|settings| {
-        settings.timeouts.vm_idle_hours = 1;
-        settings.timeouts.task_hours = 1;
-    })
-    .await;
+    bench
+        .set(|settings| {
+            settings.timeouts.vm_idle_hours = 1;
+            settings.timeouts.task_hours = 1;
+        })
+        .await;
     bench.turn_by(18, TimeDelta::minutes(10)).await;
     for (_, machine) in &before.jobs {
         assert!(bench.lives(machine), "a running job's machine was ended");

@@ -242,8 +242,11 @@ async fn a_lost_lease_gives_nobody_up(pool: PgPool) {
     assert!(matches!(bench.db.renew_lease(&lease(&old), bench.now()).await, Err(DbError::LostLease)));
     bench.db.renew_lease(&lease(&new), bench.now()).await.unwrap();
     bench.db.confirm_terminated(&[(old.id, old.lease)], bench.now()).await.unwrap();
-    let late: Option<bool> = sqlx::query_scalar("select due_at > $1 from vms.vms where state = 'launching'").bind(bench.now())
-        .fetch_optional(&bench.db.pool).await.unwrap();
+    let late: Option<bool> = sqlx::query_scalar("select due_at > $1 from vms.vms where state = 'launching'")
+        .bind(bench.now())
+        .fetch_optional(&bench.db.pool)
+        .await
+        .unwrap();
     assert_eq!(late, Some(false), "what the old one wrote changed nothing");
 }
 
@@ -316,17 +319,15 @@ async fn a_quota_error_is_not_passing_trouble(pool: PgPool) {
 /// final answer, and nothing is left, not even after everything came through again.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn every_state_has_an_exit(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    bench
+        .set(|settings| {
+            settings.timeouts.vm_start_ms = 60_000;
+            settings.timeouts.ssh_connect_ms = 60_000;
+        })
+        .await;
     for fault in [Fault::BootHangs, Fault::NeverAnswers, Fault::WrongHostKey, Fault::LoseLaunchAnswer, Fault::LoseLaunch] {
-        let bench = Bench::new(pool.clone()).await;
-        for table in ["vms.turns", "vms.breakers", "vms.orphans"] {
-            sqlx::query(sqlx::AssertSqlSafe(format!("delete from {table}"))).execute(&pool).await.unwrap();
-        }
-        bench
-            .set(|settings| {
-                settings.timeouts.vm_start_ms = 60_000;
-                settings.timeouts.ssh_connect_ms = 60_000;
-            })
-            .await;
+        sqlx::query("delete from vms.breakers").execute(&bench.db.pool).await.unwrap();
         bench.sim.set_faults(FaultRates::none().with(fault.clone(), 1.0));
         let task = bench.ask(&bench.request("p")).await.view.id;
         bench.turn_by(60, TimeDelta::seconds(7)).await;
@@ -377,7 +378,8 @@ async fn loops_go_on_after_the_database_was_away(pool: PgPool) {
     bench.tolerate();
     bench.turn(40).await;
     sqlx::query("alter schema away rename to vms").execute(&bench.db.pool).await.unwrap();
-    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    let cut =
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::query(cut).execute(&bench.db.pool).await.unwrap();
     bench.turn_until(waiting, TaskState::Ready, 20).await;
     bench.turn(70).await;
