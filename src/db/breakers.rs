@@ -71,13 +71,18 @@ pub(super) async fn note_failed_starts(connection: &mut PgConnection, vms: &[VmI
     Ok(())
 }
 
-/// A start of this VM's kind succeeded.
+/// A start of this VM's kind succeeded. Those that began before the last success was known are one round, as failures are: fifty VMs
+/// of one good launch raise the allowance once.
 pub(super) async fn note_good_start(connection: &mut PgConnection, vm: VmId) -> Result<(), DbError> {
     sqlx::query!(
         "-- breakers::note_good_start
          update vms.breakers b
          set failed_at = '{}', reason = null,
              allowance = case when cardinality(b.failed_at) >= $2 then 1
+                              when exists (select from vms.vms o
+                                           where o.available_at > v.created_at and o.id <> v.id
+                                             and (o.provider, o.place, o.executor, o.resource_class)
+                                                 = (v.provider, v.place, v.executor, v.resource_class)) then b.allowance
                               when b.allowance * 2 >= $3 then null
                               else b.allowance * 2 end
          from vms.vms v

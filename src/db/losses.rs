@@ -22,7 +22,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let last = sqlx::query_scalar!(
             "-- losses::beat
-             with last as (select at from vms.pulse for update)
+             with last as (select at from vms.pulse)
              insert into vms.pulse (at) values ($1)
              on conflict (only_row) do update set at = $1 where pulse.at < $2
              returning (select at from last)",

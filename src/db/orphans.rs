@@ -51,7 +51,8 @@ impl Db {
                from unnest($3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[])
                     as m (id, executor, class, made_at, ends_at)
                on conflict (provider, place, provider_id) do update
-               set last_seen_at = $8, sightings = o.sightings + 1, unknown = excluded.unknown, ends_at = excluded.ends_at
+               set last_seen_at = $8, sightings = o.sightings + 1, unknown = excluded.unknown,
+                   ends_at = greatest(o.ends_at, excluded.ends_at)
                returning o.provider_id, o.unknown, o.sightings = 1 as "fresh!""#,
             place.0,
             place.1,

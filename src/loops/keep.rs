@@ -47,6 +47,8 @@ impl Loop for Keep {
 
 async fn tell(world: &World, vm: &Outlived) -> anyhow::Result<()> {
     let id = vm.way_in.vm;
+    // Who stood still meanwhile may know an end that has been moved since: only the lease's holder tells the guest.
+    world.db.renew_lease(&Lease::Vms(vec![(id, vm.lease)]), world.clock.now()).await?;
     let identity = world.open_identity(id, &vm.way_in.identity_sealed)?;
     let ip: IpAddr = vm.way_in.address.parse().context("reading a VM's address")?;
     let ssh = SocketAddr::new(ip, vm.way_in.ssh_port);

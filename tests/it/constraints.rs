@@ -155,3 +155,77 @@ async fn a_second_migration_changes_nothing_and_a_newer_schema_is_refused(pool: 
         assert_eq!(bench.db.check_schema().await.is_ok(), fine, "{ahead}");
     }
 }
+
+/// A launch's rows by themselves: `count` VMs of this class.
+fn vms(count: usize, class: &str) -> String {
+    format!(
+        "insert into vms.vms (id, launch_id, executor, resource_class, origin, provider, place, absolute_end_at, created_at, due_at)
+         select gen_random_uuid(), gen_random_uuid(), 'machine', '{class}', 'on_demand', 'sim', 'sim', now(), now(), now()
+         from generate_series(1, {count})"
+    )
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{error}: {sql}"));
+}
+
+/// Rows 2 and 7: limits are counted once a statement, over all of its rows, and machines without a row count too.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn limits_hold_for_the_whole_statement_and_count_orphans(pool: PgPool) {
+    let orphan = "insert into vms.orphans (provider, place, provider_id, executor, resource_class, first_seen_at, last_seen_at)
+                  values ('sim', 'sim', gen_random_uuid()::text, 'machine', 'medium', now(), now())";
+    run(&pool, "update vms.budget set max_vms = 5, max_in_flight = 4, max_vms_per_class = '{\"medium\": 3}'").await;
+    refused(&pool, &vms(6, "large"), "limit reached: 5 VMs in all").await;
+    refused(&pool, &vms(5, "large"), "limit reached: 4 VMs in flight").await;
+    refused(&pool, &vms(4, "medium"), "limit reached: 3 VMs of class medium").await;
+    run(&pool, &vms(2, "medium")).await;
+    run(&pool, orphan).await;
+    refused(&pool, &vms(1, "medium"), "limit reached: 3 VMs of class medium").await;
+    run(&pool, &vms(2, "large")).await;
+    refused(&pool, &vms(1, "large"), "limit reached: 5 VMs in all").await;
+    run(&pool, "update vms.budget set max_vms = 10").await;
+    refused(&pool, &vms(1, "large"), "limit reached: 4 VMs in flight").await;
+    // What has ended does not count, in no limit.
+    run(&pool, "update vms.vms set state = 'terminated', terminated_at = now()").await;
+    run(&pool, &vms(2, "medium")).await;
+    run(&pool, &vms(2, "large")).await;
+}
+
+/// Point 2: sixteen statements at once, each of which would fit alone.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn sixteen_inserts_at_once_do_not_pass_a_limit(pool: PgPool) {
+    run(&pool, "update vms.budget set max_vms = 7, max_in_flight = 100").await;
+    let insert = || {
+        let pool = pool.clone();
+        tokio::spawn(async move { sqlx::query(AssertSqlSafe(vms(2, "medium"))).execute(&pool).await.is_ok() })
+    };
+    let mut passed = 0;
+    for done in (0..16).map(|_| insert()).collect::<Vec<_>>() {
+        passed += usize::from(done.await.unwrap());
+    }
+    assert_eq!(passed, 3);
+}
+
+/// Point 7: a loss is noted when rows of live VMs are deleted, or the table is emptied, by whomever; never by the move into the history.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn losses_are_noted_by_deletes_and_not_by_the_history(pool: PgPool) {
+    let bench = Bench::new(pool.clone()).await;
+    let losses = || async { bench.count("select count(*) from vms.losses").await };
+    let (task, ..) = bench.job("p").await;
+    bench.db.release_task(task, bench.now()).await.unwrap();
+    bench.turn(3).await;
+    bench.clock.advance(chrono::TimeDelta::minutes(20));
+    while bench.db.move_to_history(bench.now()).await.unwrap() > 0 {}
+    assert_eq!((bench.count("select count(*) from vms.vms").await, losses().await), (0, 0), "the history is no loss");
+    bench.job("p").await;
+    run(&pool, "delete from vms.vms where state = 'terminated'").await;
+    assert_eq!(losses().await, 0, "nothing live was deleted");
+    run(&pool, "delete from vms.vms").await;
+    assert_ne!(losses().await, 0, "rows of live VMs were deleted");
+    run(&pool, "delete from vms.losses; truncate vms.vms cascade").await;
+    assert_ne!(losses().await, 0, "the table was emptied");
+    let open = bench.count("select count(*) from vms.losses where until is null").await;
+    assert_eq!(open, losses().await, "up to now, until the clock is looked at");
+    bench.db.close_losses(bench.now()).await.unwrap();
+    assert_eq!(bench.count("select count(*) from vms.losses where until is null").await, 0);
+}

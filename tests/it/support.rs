@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 use uuid::Uuid;
 use vm_service::clock::{Clock, HandClock};
@@ -13,14 +13,16 @@ use vm_service::db::rows::TaskRow;
 use vm_service::db::settings::Versioned;
 use vm_service::db::tasks::{Ensured, NewTask};
 use vm_service::db::wake::Wake;
-use vm_service::domain::ids::{InstallationId, TaskId, VmId};
+use vm_service::domain::api::Hold;
+use vm_service::domain::ids::{InstallationId, LaunchId, TaskId, VmId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::{ProviderChoice, Settings};
+use vm_service::domain::tags::{Origin, Tags};
 use vm_service::domain::task::{Executor, TaskRequest};
 use vm_service::loops::{self, Loop, World};
 use vm_service::provider::Provider as _;
 use vm_service::seal::Sealer;
-use vm_service::sim::Sim;
+use vm_service::sim::{FaultRates, Rules, Sim};
 
 /// A world in a test.
 pub(crate) struct Bench {
@@ -30,6 +32,7 @@ pub(crate) struct Bench {
     pub(crate) world: World,
     settings: watch::Sender<Versioned>,
     next: Arc<AtomicU64>,
+    tolerant: AtomicBool,
 }
 
 pub(crate) fn start() -> DateTime<Utc> {
@@ -39,8 +42,18 @@ pub(crate) fn start() -> DateTime<Utc> {
 impl Bench {
     /// An empty world with the default settings and the simulated provider.
     pub(crate) async fn new(pool: PgPool) -> Self {
+        Self::with(pool, Rules::obliging()).await
+    }
+
+    /// The same over the strict simulated cloud: budgets, lag and pace are those of AWS.
+    pub(crate) async fn strict(pool: PgPool) -> Self {
+        Self::with(pool, Rules::default()).await
+    }
+
+    /// The same over a cloud with these rules.
+    pub(crate) async fn with(pool: PgPool, rules: Rules) -> Self {
         let clock = HandClock::at(start());
-        let sim = Sim::new(clock.clone());
+        let sim = Sim::strict(clock.clone(), rules, FaultRates::none(), 7);
         let db = Db { pool, wake: Wake::default() };
         let (settings, follow) = watch::channel(Versioned { version: 0, settings: Settings::default() });
         let next = Arc::new(AtomicU64::new(1));
@@ -55,7 +68,7 @@ impl Bench {
             settings: follow,
             fresh_id: Arc::new(move || Uuid::from_u128(ids.fetch_add(1, Ordering::Relaxed).into())),
         };
-        let bench = Self { db, sim, clock, world, settings, next };
+        let bench = Self { db, sim, clock, world, settings, next, tolerant: AtomicBool::new(false) };
         bench.set(|settings| settings.provider = ProviderChoice::OnHost).await;
         bench
     }
@@ -106,7 +119,11 @@ impl Bench {
 
     /// One tick of one loop, and its acts one by one; errors are for the next tick to mend, as in life.
     pub(crate) async fn tick(&self, work: &dyn Loop) {
-        let acts = work.tick(self.now(), 64).await.unwrap();
+        let acts = match work.tick(self.now(), 64).await {
+            Ok(acts) => acts,
+            Err(error) if self.tolerant.load(Ordering::Relaxed) => return println!("{}: {error:#}", work.name()),
+            Err(error) => panic!("{}: {error:#}", work.name()),
+        };
         for act in acts {
             if let Err(error) = act.run.await {
                 println!("{}: {error:#}", act.name);
@@ -116,13 +133,76 @@ impl Bench {
 
     /// Every loop once, `rounds` times, with a second between.
     pub(crate) async fn turn(&self, rounds: usize) {
+        self.turn_by(rounds, TimeDelta::seconds(1)).await;
+    }
+
+    /// The same with another time between.
+    pub(crate) async fn turn_by(&self, rounds: usize, step: TimeDelta) {
         for _ in 0..rounds {
             let (serve, scaler) = (loops::serve_loops(&self.world), loops::scaler_loops(&self.world));
             for work in serve.into_iter().chain(scaler).chain(loops::gc_loops(&self.world)) {
                 self.tick(work.as_ref()).await;
             }
-            self.clock.advance(TimeDelta::seconds(1));
+            self.clock.advance(step);
         }
+    }
+
+    /// From now on a tick may fail, as it does in life when the provider or the database does not answer.
+    pub(crate) fn tolerate(&self) {
+        self.tolerant.store(true, Ordering::Relaxed);
+    }
+
+    /// A task of this project that is ready, and its VM and machine.
+    pub(crate) async fn job(&self, project: &str) -> (TaskId, VmId, String) {
+        let task = self.ask(&self.request(project)).await.view.id;
+        self.turn_until(task, TaskState::Ready, 60).await;
+        let vm = self.task(task).await.view.vm.unwrap();
+        (task, vm.id, vm.provider_id.unwrap())
+    }
+
+    /// Tags of a machine of ours that no row knows.
+    pub(crate) fn tags(&self) -> Tags {
+        Tags {
+            installation: self.world.installation,
+            launch: LaunchId(Uuid::from_u128(999)),
+            executor: Executor::Machine,
+            resource_class: "medium".to_owned(),
+            origin: Origin::OnDemand,
+            created_at: self.now(),
+        }
+    }
+
+    /// The operator `op` holds the VM for so long.
+    pub(crate) async fn hold(&self, vm: VmId, time: TimeDelta) {
+        let hold = Hold { reason: "a look".to_owned(), until: self.now() + time };
+        assert!(self.db.set_vm_hold(vm, Some(&hold), "op", self.now()).await.unwrap());
+    }
+
+    pub(crate) fn lives(&self, machine: &str) -> bool {
+        self.sim.live().contains_key(machine)
+    }
+
+    /// One number, by SQL.
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.db.pool).await.unwrap()
+    }
+
+    /// What there is, by state: `available 3, booting 1`.
+    pub(crate) async fn states(&self) -> String {
+        let sql = "select coalesce(string_agg(state || ' ' || n, ', ' order by state), '')
+                   from (select state, count(*) as n from vms.vms where state <> 'terminated' group by state) s";
+        sqlx::query_scalar(sql).fetch_one(&self.db.pool).await.unwrap()
+    }
+
+    /// Turns until [`Bench::states`] says so; fails after `rounds`.
+    pub(crate) async fn turn_until_states(&self, wanted: &str, rounds: usize) {
+        for _ in 0..rounds {
+            if self.states().await == wanted {
+                return;
+            }
+            self.turn(1).await;
+        }
+        assert_eq!(self.states().await, wanted, "after {rounds} s");
     }
 
     /// Turns until the task is there; fails after `rounds`.

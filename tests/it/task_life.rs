@@ -3,9 +3,11 @@
 use crate::support::Bench;
 use chrono::TimeDelta;
 use sqlx::PgPool;
+use vm_service::db::tasks::NewTask;
 use vm_service::db::vm_list::VmFilter;
 use vm_service::domain::api::Hold;
 use vm_service::domain::failure::FailureCode;
+use vm_service::domain::ids::TaskId;
 use vm_service::domain::lifecycle::{TaskState, VmState};
 use vm_service::loops::{assign::Assign, launch::Launch, prepare::Prepare, reach::Reach};
 use vm_service::provider::Provider as _;
@@ -210,4 +212,22 @@ async fn ended_rows_move_to_the_history_and_are_answered_from_there(pool: PgPool
             .count(),
         0
     );
+}
+
+/// Row 14: a task that was made under longer deadlines than new VMs live by has a final answer, and VMs are not launched for it for ever.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_task_longer_than_any_vms_life_is_not_launched_for_in_vain(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let (id, request) = (TaskId(uuid::Uuid::from_u128(7777)), bench.request("p"));
+    let new = NewTask { id, principal: "ci", request: &request, request_hash: b"hash", max_run_seconds: 6 * 3600 };
+    bench.db.ensure_task(&new, bench.now()).await.unwrap();
+    bench
+        .set(|settings| {
+            settings.timeouts.task_hours = 1;
+            settings.timeouts.vm_idle_hours = 1;
+        })
+        .await;
+    bench.turn_by(150, TimeDelta::seconds(5)).await;
+    assert!(bench.sim.calls("launch") <= 3, "{} launches, and the task is {}", bench.sim.calls("launch"), bench.state(id).await);
+    assert_ne!(bench.state(id).await, TaskState::Queued);
 }

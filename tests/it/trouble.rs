@@ -1,4 +1,30 @@
 //! What goes wrong in life, one scenario each; the row of FAILURES.md that each replays is named where there is one.
+//!
+//! | row | replayed by, or why not here |
+//! | --- | --- |
+//! | 1 | `a_lost_launch_answer_makes_nothing_twice`, `a_worker_killed_after_the_call_is_taken_over`; all of `relaunch` |
+//! | 2 | `an_orphan_is_collected_after_its_second_sighting`; `gc_scenes::a_stopped_orphan_is_collected` |
+//! | 3 | `gc_scenes::an_orphan_whose_look_keeps_failing_is_ended_when_looks_work`, `…_is_not_forgotten_while_the_provider_is_away` |
+//! | 4 | `a_busy_vm_is_not_given_up_on_one_list`; `gc_scenes::a_busy_vm_is_never_collected`, `…::a_vm_claimed_at_its_idle_maximum_is_not_ended` |
+//! | 5 | `gc_scenes::not_found_just_after_the_launch_means_not_yet` |
+//! | 6 | `gc_scenes::nothing_outlives_its_absolute_end`, `…::machines_end_themselves_when_nobody_calls` |
+//! | 7, 8 | `planners_side_by_side_launch_once`; `limits::planners_of_every_kind_never_pass_the_limit_in_all` and its neighbours |
+//! | 9, 10 | `pool::booting_vms_are_not_missing_and_ending_ones_are_not_free`; `an_ending_vm_is_not_launched_for_twice` |
+//! | 11 | spot machines: AWS |
+//! | 12 | `no_capacity_waits`; candidates of type, zone and market: AWS |
+//! | 13 | `limits::creation_does_not_run_away_when_no_answer_arrives`, `limits::starts_that_fail_pause_longer_and_come_back_slowly` |
+//! | 14 | `a_refused_launch_fails_the_task_with_its_reason_and_does_not_storm`; `every_state_has_an_exit` |
+//! | 15 | `limits::a_throttled_batch_is_put_back_whole`, `limits::a_burst_goes_out_within_the_budgets` |
+//! | 16 | `a_quota_error_is_not_passing_trouble`; which error of AWS is one: AWS |
+//! | 17 | `rebuild` (volumes without a row are their project's again), `gc_scenes::a_dry_run_…`; deleting by last use: layer cache |
+//! | 18–22, 30 | layer cache |
+//! | 23 | `a_vm_that_never_answers_is_replaced` |
+//! | 24 | `limits::a_hundred_jobs_go_out_in_batches` |
+//! | 25 | `cycling::cycling_kills_no_running_job`, `pool::a_schedule_that_ends_takes_nothing_from_jobs`, `no_setting_kills_a_running_job` |
+//! | 26 | `loops_go_on_after_the_database_was_away`; whole processes: the kill tests |
+//! | 27 | one wake per commit, outside of it: `db::wake` |
+//! | 28 | a benchmark's |
+//! | 29 | all of `holds` |
 
 use crate::support::Bench;
 use chrono::TimeDelta;
@@ -14,7 +40,7 @@ use vm_service::domain::lifecycle::{TaskState, VmState};
 use vm_service::domain::tags::{Origin, Tags};
 use vm_service::domain::task::Executor;
 use vm_service::loops::{Loop, assign::Assign, launch::Launch, reach::Reach};
-use vm_service::sim::Fault;
+use vm_service::sim::{Fault, FaultRates};
 
 /// Row 1: the service died, or the answer was lost, after the launch succeeded.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -255,4 +281,107 @@ async fn a_renamed_host_kills_no_running_job(pool: PgPool) {
     sqlx::query("update vms.vms set place = 'old-name'").execute(&bench.db.pool).await.unwrap();
     bench.turn(60).await;
     assert_eq!((bench.state(task).await, bench.sim.live().len()), (TaskState::Ready, 1));
+}
+
+/// Row 10: an ending machine is on its way out and not free, counts against the limit until it is gone, and is not replaced twice.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn an_ending_vm_is_not_launched_for_twice(pool: PgPool) {
+    let slow = vm_service::sim::Spread::exactly(TimeDelta::seconds(30));
+    let bench = Bench::with(pool, vm_service::sim::Rules { shuts_down_in: slow, ..vm_service::sim::Rules::obliging() }).await;
+    bench.set(|settings| settings.limits.vms = Some(1)).await;
+    let (first, ..) = bench.job("p").await;
+    bench.db.release_task(first, bench.now()).await.unwrap();
+    let second = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn(25).await;
+    assert_eq!((bench.sim.calls("launch"), bench.states().await.as_str()), (1, "terminating 1"));
+    bench.turn_until(second, TaskState::Ready, 15).await;
+    assert_eq!(bench.sim.calls("launch"), 2);
+}
+
+/// Row 16: a quota error comes back for every try: it opens the breaker and is told as what it is, and other classes go on.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_quota_error_is_not_passing_trouble(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let quota = "VcpuLimitExceeded: you have requested more vCPU capacity than your limit of 32";
+    bench.set(|settings| settings.preallocated.machine = 5).await;
+    for _ in 0..1000 {
+        bench.sim.inject(Fault::Refuse(quota.to_owned()));
+    }
+    let task = bench.ask(&bench.request("p")).await.view.id;
+    bench.turn(300).await;
+    assert!(bench.sim.calls("launch") <= 16, "{} calls in five minutes", bench.sim.calls("launch"));
+    let failure = bench.task(task).await.view.failure.unwrap();
+    assert!(failure.code == FailureCode::VmStartFailed && failure.detail.contains("VcpuLimitExceeded"), "{failure:?}");
+}
+
+/// Row 14: every state that waits has a deadline and an exit: with a provider and guests that never come through, each task has its
+/// final answer, and nothing is left, not even after everything came through again.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn every_state_has_an_exit(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    bench
+        .set(|settings| {
+            settings.timeouts.vm_start_ms = 60_000;
+            settings.timeouts.ssh_connect_ms = 60_000;
+        })
+        .await;
+    for fault in [Fault::BootHangs, Fault::NeverAnswers, Fault::WrongHostKey, Fault::LoseLaunchAnswer, Fault::LoseLaunch] {
+        sqlx::query("delete from vms.breakers").execute(&bench.db.pool).await.unwrap();
+        bench.sim.set_faults(FaultRates::none().with(fault.clone(), 1.0));
+        let task = bench.ask(&bench.request("p")).await.view.id;
+        bench.turn_by(60, TimeDelta::seconds(7)).await;
+        assert_eq!(bench.state(task).await, TaskState::Failed, "{fault:?}: {:?}", bench.timeline(task).await);
+        bench.sim.set_faults(FaultRates::none());
+        bench.turn_by(30, TimeDelta::seconds(7)).await;
+        assert_eq!((bench.states().await.as_str(), bench.sim.live().len()), ("", 0), "{fault:?}");
+    }
+}
+
+/// Row 25: no setting that changes while a job runs ends it before its own deadline: not the deadlines, not its class, not the provider.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_setting_kills_a_running_job(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let (task, _, machine) = bench.job("p").await;
+    bench
+        .set(|settings| {
+            settings.timeouts.vm_idle_hours = 1;
+            settings.timeouts.task_hours = 1;
+            settings.timeouts.vm_start_ms = 1000;
+            settings.timeouts.ssh_connect_ms = 1000;
+            settings.resource_classes.get_mut("medium").unwrap().vcpus = 1;
+            settings.limits.vms = Some(0);
+            settings.limits.in_flight = Some(0);
+            settings.limits.vms_per_project = Some(1);
+            settings.pause_launches = true;
+        })
+        .await;
+    bench.turn_by(40, TimeDelta::seconds(60)).await;
+    bench.set(|settings| settings.provider = vm_service::domain::settings::ProviderChoice::None).await;
+    bench.turn_by(15, TimeDelta::seconds(60)).await;
+    assert_eq!((bench.state(task).await, bench.lives(&machine)), (TaskState::Ready, true));
+    bench.db.release_task(task, bench.now()).await.unwrap();
+    bench.turn(3).await;
+    assert!(!bench.lives(&machine), "machines of a provider that is not chosen any more stay in care");
+}
+
+/// Row 26: while the database refuses everything each tick fails and the next one tries again; all connections are cut meanwhile.
+/// Nothing that was accepted is lost, and nothing is doubled.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn loops_go_on_after_the_database_was_away(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    bench.set(|settings| settings.preallocated.machine = 1).await;
+    let (running, _, machine) = bench.job("p").await;
+    let waiting = bench.ask(&bench.request("q")).await.view.id;
+    bench.tick(&Assign(bench.world.clone())).await;
+    sqlx::query("alter schema vms rename to away").execute(&bench.db.pool).await.unwrap();
+    bench.tolerate();
+    bench.turn(40).await;
+    sqlx::query("alter schema away rename to vms").execute(&bench.db.pool).await.unwrap();
+    let cut =
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::query(cut).execute(&bench.db.pool).await.unwrap();
+    bench.turn_until(waiting, TaskState::Ready, 20).await;
+    bench.turn(70).await;
+    assert_eq!((bench.state(running).await, bench.lives(&machine)), (TaskState::Ready, true));
+    assert_eq!((bench.states().await.as_str(), bench.sim.truth().len()), ("assigned 2, available 1", 3));
 }

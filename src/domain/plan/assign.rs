@@ -171,6 +171,10 @@ impl<'a> Planner<'a> {
         if let Err(sentence) = self.settings.class(task.executor, &task.resource_class) {
             return Some(Failure::new(FailureCode::VmStartFailed, sentence));
         }
+        if TimeDelta::seconds(task.max_run_seconds.into()) > self.settings.timeouts.life() {
+            let sentence = "The job may take longer than any VM lives under the deadlines in force.";
+            return Some(Failure::new(FailureCode::VmStartFailed, sentence));
+        }
         let breaker = self.failed_since.get(kind)?;
         let rounds = breaker.failed_since(task.created_at);
         let last = breaker.reason.as_deref().unwrap_or("no reason is known");

@@ -63,13 +63,14 @@ pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
         let tasks = waiting.get(&kind).copied().unwrap_or_default();
         // Replacement first: for a while there are more than the base.
         let surge = number(stale.len()).min(base).min(replacing);
-        replacing -= surge;
         let have = free(&planned, &kind).saturating_sub(tasks);
         for _ in have..base + surge {
             if planned.one_more(&kind).is_err() {
                 break;
             }
         }
+        // A kind without room for a replacement leaves the turn to the others.
+        replacing -= free(&planned, &kind).saturating_sub(tasks).saturating_sub(base).min(surge);
         let spare = number(pool.len()).saturating_sub(tasks).saturating_sub(base);
         let lingered = fresh.iter().filter(|vm| limits.now - vm.since >= LINGER);
         let leaving = stale
