@@ -18,8 +18,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Looks are so much rarer when nobody waits for a machine to start.
-const NO_HURRY: u32 = 5;
 /// A machine that goes on as before so long after it was asked to end did not hear it.
 const IN_VAIN: TimeDelta = TimeDelta::seconds(10);
 
@@ -50,7 +48,7 @@ async fn look(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> any
     let first_look = now - TimeDelta::from_std(pace.first_look).unwrap_or_default();
     let starting = world.db.list_starting(place, first_look).await?;
     let ending = world.db.list_ending(place, first_look).await?;
-    let every = if starting.is_empty() { pace.watch * NO_HURRY } else { pace.watch };
+    let every = if starting.is_empty() { pace.watch_ends } else { pace.watch };
     if (starting.is_empty() && ending.is_empty()) || !world.db.take_turn("watch", place, every, now).await? {
         return Ok(());
     }

@@ -104,6 +104,8 @@ pub struct Pace {
     pub list: Duration,
     /// Between looks at machines that are starting.
     pub watch: Duration,
+    /// Between looks at machines that end, while none starts.
+    pub watch_ends: Duration,
     /// From a launch to the first look: no machine runs before, and it may not be known yet.
     pub first_look: Duration,
     /// Between terminations, so that many go in one call.

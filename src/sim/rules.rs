@@ -103,6 +103,7 @@ impl Default for Rules {
             pace: Pace {
                 list: Duration::from_secs(30),
                 watch: Duration::from_secs(2),
+                watch_ends: Duration::from_secs(10),
                 first_look: Duration::from_secs(5),
                 terminate: Duration::from_secs(5),
                 settles: Duration::from_secs(300),
@@ -135,6 +136,7 @@ impl Rules {
             pace: Pace {
                 list: Duration::from_secs(10),
                 watch: Duration::from_millis(500),
+                watch_ends: Duration::from_millis(500),
                 first_look: Duration::ZERO,
                 terminate: Duration::ZERO,
                 settles: Duration::ZERO,

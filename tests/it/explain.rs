@@ -54,7 +54,7 @@ async fn a_timeline_tells_everything_in_order(pool: PgPool) {
         "Project p has as many VMs as it may.".to_owned(),
         "There are as many VMs as there may be; it is next when one ends.".to_owned(),
         "No VM is free: one is launched for it.".to_owned(),
-        "Wanted for a task that waits: one of 1 machines of class medium in launch <id>.".to_owned(),
+        "Wanted for a task that waits: one of 1 of class medium from sim at sim, in launch <id>.".to_owned(),
         "A VM is starting.".to_owned(),
         format!("The provider made machine {machine}."),
         format!("The machine runs at {address}; its first contact is awaited."),
@@ -93,7 +93,7 @@ async fn a_timeline_tells_that_the_vm_came_from_the_pool(pool: PgPool) {
     let address = task.vm.as_ref().unwrap().address.clone().unwrap();
     let machine = task.vm.unwrap().provider_id.unwrap();
     let wanted = [
-        "Wanted ahead of demand: one of 1 machines of class medium in launch <id>.".to_owned(),
+        "Wanted ahead of demand: one of 1 of class medium from sim at sim, in launch <id>.".to_owned(),
         format!("The provider made machine {machine}."),
         format!("The machine runs at {address}; its first contact is awaited."),
         "First contact: personalised; a job may take it.".to_owned(),

@@ -11,7 +11,9 @@ use vm_service::db::leases::Lease;
 use vm_service::db::release::Evidence;
 use vm_service::domain::failure::{Failure, FailureCode};
 use vm_service::domain::lifecycle::{TaskState, VmState};
-use vm_service::loops::{Loop, assign::Assign, keep::Keep, launch::Launch, prepare::Prepare, reach::Reach, terminate::Terminate};
+use vm_service::loops::{
+    Loop, assign::Assign, keep::Keep, launch::Launch, prepare::Prepare, reach::Reach, terminate::Terminate, watch::Watch,
+};
 use vm_service::sim::EndCause;
 
 const PLACE: (&str, &str) = ("sim", "sim");
@@ -167,6 +169,7 @@ async fn a_frozen_worker_is_taken_over_within_ten_seconds(pool: PgPool) {
         bench.tick(work).await;
         bench.tick(&Assign(world.clone())).await;
     }
+    bench.tick(&Watch(world.clone())).await;
     assert_eq!(bench.states().await, "", "each step was done by another");
     let (before, live) = (rows(&bench).await, bench.sim.live());
     // They wake up: what each still sends is harmless, and it may write nothing.

@@ -142,6 +142,7 @@ impl Provider for OnHost {
         Pace {
             list: Duration::from_secs(10),
             watch: Duration::from_millis(500),
+            watch_ends: Duration::from_millis(500),
             first_look: Duration::ZERO,
             terminate: Duration::ZERO,
             settles: Duration::ZERO,
