@@ -14,6 +14,7 @@ mod bad_start;
 mod cli;
 mod constraints;
 mod e2e;
+mod kills;
 mod lifecycle;
 mod onhost;
 mod onhost_isolation;
