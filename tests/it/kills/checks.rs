@@ -93,7 +93,8 @@ fn doubled(story: &Story) -> Vec<String> {
         *made.entry(machine.tags.launch.0).or_default() += 1;
     }
     let more = made.into_iter().filter(|(launch, made)| story.launches.get(launch).is_none_or(|meant| made > meant));
-    more.map(|(launch, made)| format!("launch {launch} made {made} machines, meant were {:?}", story.launches.get(&launch))).collect()
+    more.map(|(launch, made)| format!("launch {launch} made {made} machines, meant were {:?}", story.launches.get(&launch)))
+        .collect()
 }
 
 fn odd_life(machine: &MachineTruth) -> Option<String> {

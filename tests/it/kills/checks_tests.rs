@@ -48,13 +48,8 @@ fn good() -> (Story, Instant) {
         ended: Some("released".to_owned()),
         ..Seen::default()
     };
-    let cancelled = Seen {
-        task: Uuid::from_u128(2),
-        accepted: true,
-        cancelled: true,
-        ended: Some("cancelled".to_owned()),
-        ..Seen::default()
-    };
+    let cancelled =
+        Seen { task: Uuid::from_u128(2), accepted: true, cancelled: true, ended: Some("cancelled".to_owned()), ..Seen::default() };
     let mut story = Story { tasks: vec![served, cancelled], base: 1, free: vec!["i-2".to_owned()], ..Story::default() };
     story.machines = vec![machine("i-1", 1, true), machine("i-2", 2, false)];
     story.asked_to_end.insert("i-1".to_owned(), now + Duration::from_secs(3));

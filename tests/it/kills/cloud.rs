@@ -190,9 +190,7 @@ impl Cloud {
             Call::Authorise { ssh, identity, keys } => {
                 done(sim.authorise(ssh, &identity, &keys, DEADLINE).await.map_err(Into::into))
             }
-            Call::SetEnd { ssh, identity, end_at } => {
-                done(sim.set_end(ssh, &identity, end_at, DEADLINE).await.map_err(Into::into))
-            }
+            Call::SetEnd { ssh, identity, end_at } => done(sim.set_end(ssh, &identity, end_at, DEADLINE).await.map_err(Into::into)),
         }
     }
 }

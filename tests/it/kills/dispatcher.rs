@@ -2,10 +2,11 @@
 
 use super::checks::Seen;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{Rng as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,9 +19,11 @@ use vm_service::domain::lifecycle::TaskState;
 use vm_service::provider::MachineState;
 use vm_service::sim::Sim;
 
-/// One try: longer than a long poll of [`POLL`] seconds and than a replica waits for a database connection.
-const TRY: Duration = Duration::from_secs(8);
+/// One try: longer than a long poll of [`POLL`] seconds.
+const TRY: Duration = Duration::from_secs(5);
 const POLL: u32 = 3;
+/// A replica that did not answer is not asked for a while, as behind a load balancer.
+const AVOID: Duration = Duration::from_secs(6);
 /// Without any answer, or without a VM, for this long: it is lost. Far more than any trouble here lasts.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -39,11 +42,13 @@ pub(super) struct Shared {
 pub(super) struct Dispatcher {
     shared: Arc<Shared>,
     rng: StdRng,
+    /// Who did not answer, and when.
+    silent: BTreeMap<SocketAddr, Instant>,
 }
 
 impl Dispatcher {
     pub(super) fn new(shared: Arc<Shared>, seed: u64) -> Self {
-        Self { shared, rng: StdRng::seed_from_u64(seed) }
+        Self { shared, rng: StdRng::seed_from_u64(seed), silent: BTreeMap::new() }
     }
 
     /// One task after the other until it is enough.
@@ -64,11 +69,19 @@ impl Dispatcher {
         sleep(Duration::from_millis(self.rng.random_range(ms))).await;
     }
 
+    /// Any that is not known to be silent; any when all are.
+    fn choose(&mut self) -> SocketAddr {
+        self.silent.retain(|_, since| since.elapsed() < AVOID);
+        let all = &self.shared.replicas;
+        let answering = all.iter().filter(|replica| !self.silent.contains_key(replica)).choose(&mut self.rng);
+        *answering.or_else(|| all.choose(&mut self.rng)).unwrap()
+    }
+
     /// Asks until somebody answers; a 4xx is an answer.
     async fn ask(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let Some(replica) = self.shared.replicas.choose(&mut self.rng) else { return Err("no replicas".to_owned()) };
+            let replica = self.choose();
             let url = format!("http://{replica}{path}");
             let mut request = self.shared.http.request(method.clone(), url).bearer_auth(&self.shared.token).timeout(TRY);
             if let Some(body) = body {
@@ -85,7 +98,10 @@ impl Dispatcher {
                         Err(error) => format!("{error:?}"),
                     }
                 }
-                Err(error) => format!("{error:?}"),
+                Err(error) => {
+                    self.silent.insert(replica, Instant::now());
+                    format!("{error:?}")
+                }
             };
             self.shared.failed_tries.fetch_add(1, Ordering::Relaxed);
             if Instant::now() > deadline {
@@ -130,7 +146,10 @@ impl Dispatcher {
             self.pause(100..700).await;
             let (_, now) = self.view(Method::GET, &path, None).await?;
             if now != ready {
-                return Err(format!("what was ready changed from {:?} {:?} to {:?} {:?}", ready.state, ready.vm, now.state, now.vm));
+                return Err(format!(
+                    "what was ready changed from {:?} {:?} to {:?} {:?}",
+                    ready.state, ready.vm, now.state, now.vm
+                ));
             }
             self.look_at_machine(&ready, key.as_deref())?;
         }

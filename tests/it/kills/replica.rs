@@ -91,9 +91,8 @@ async fn run(role: Role) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let skewed = clock.clone();
-    let state =
-        AppState::new(db.clone(), world.sealer.clone(), clock.clone(), world.settings.clone(), problem, stop.clone())
-            .with_skew(move || skewed.skew());
+    let state = AppState::new(db.clone(), world.sealer.clone(), clock.clone(), world.settings.clone(), problem, stop.clone())
+        .with_skew(move || skewed.skew());
     work(world, take, options, &clock, &stop, http::serve::serve(listener, state)).await
 }
 

@@ -42,30 +42,33 @@ pub(super) enum Step {
 impl Takeover {
     /// The leased row that this act is on; none when it was over already.
     pub(super) async fn of(subject: &Subject, from: Instant, about: String, pool: &PgPool) -> Option<Self> {
-        let found: Option<(Uuid, i64)> = match subject {
-            Subject::Launch(id) => {
-                sqlx::query_as("select id, lease_token from vms.launches where id = $1 and state = 'requested' and lease_until is not null")
-                    .bind(id)
-                    .fetch_optional(pool)
-                    .await
-            }
-            Subject::FirstContact(ip) => {
-                sqlx::query_as("select id, lease_token from vms.vms where address = $1 and state = 'booting' and lease_until is not null")
+        let found: Option<(Uuid, i64)> =
+            match subject {
+                Subject::Launch(id) => sqlx::query_as(
+                    "select id, lease_token from vms.launches where id = $1 and state = 'requested' and lease_until is not null",
+                )
+                .bind(id)
+                .fetch_optional(pool)
+                .await,
+                Subject::FirstContact(ip) => {
+                    sqlx::query_as(
+                        "select id, lease_token from vms.vms where address = $1 and state = 'booting' and lease_until is not null",
+                    )
                     .bind(ip.to_string())
                     .fetch_optional(pool)
                     .await
-            }
-            Subject::Keys(ip) => {
-                sqlx::query_as(
-                    "select t.id, t.lease_token from vms.tasks t join vms.vms v on v.id = t.vm_id
+                }
+                Subject::Keys(ip) => {
+                    sqlx::query_as(
+                        "select t.id, t.lease_token from vms.tasks t join vms.vms v on v.id = t.vm_id
                      where v.address = $1 and t.state = 'preparing' and t.lease_until is not null",
-                )
-                .bind(ip.to_string())
-                .fetch_optional(pool)
-                .await
+                    )
+                    .bind(ip.to_string())
+                    .fetch_optional(pool)
+                    .await
+                }
             }
-        }
-        .unwrap();
+            .unwrap();
         let (id, lease) = found?;
         let held = match subject {
             Subject::Launch(_) => Held::Launch(id),
@@ -97,13 +100,12 @@ impl Takeover {
             Held::Vm(id) => ("select state = 'booting', lease_token from vms.vms where id = $1", *id),
             Held::Task(id) => ("select state = 'preparing', lease_token from vms.tasks where id = $1", *id),
             Held::Locks(pid) => {
-                let held: bool = sqlx::query_scalar(
-                    "select exists (select from pg_stat_activity where pid = $1 and backend_xid is not null)",
-                )
-                .bind(pid)
-                .fetch_one(pool)
-                .await
-                .unwrap();
+                let held: bool =
+                    sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1 and backend_xid is not null)")
+                        .bind(pid)
+                        .fetch_one(pool)
+                        .await
+                        .unwrap();
                 return if held { Step::Open } else { Step::Freed };
             }
         };

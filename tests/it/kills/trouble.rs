@@ -33,7 +33,8 @@ enum Act {
 }
 
 /// Each round has all of them, in an order of its own.
-const ROUND: [Act; 8] = [
+const ROUND: [Act; 9] = [
+    Act::KillInAct,
     Act::KillInAct,
     Act::KillInAct,
     Act::KillInAct,
@@ -69,12 +70,15 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Whole rounds, until this long has passed; everybody is up again afterwards.
+    /// A whole round, and more until this long has passed; everybody is up again afterwards.
     pub(super) async fn run(&mut self, length: Duration) {
-        loop {
+        for nth in 0.. {
             let mut round = ROUND;
             round.shuffle(&mut self.rng);
             for act in round {
+                if nth > 0 && self.began.elapsed() >= length {
+                    break;
+                }
                 self.turn_for(1000..3000).await;
                 self.until(|trouble| trouble.up().len() > 1, MOMENT * 2).await;
                 self.say(&format!("{act:?}"));
