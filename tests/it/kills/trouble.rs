@@ -24,8 +24,8 @@ const BACK: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    KillInAct,
-    FreezeInAct,
+    KillAtWork,
+    FreezeAtWork,
     FreezeInTransaction,
     Kill,
     CrashPostgres,
@@ -34,11 +34,11 @@ enum Act {
 
 /// Each round has all of them, in an order of its own.
 const ROUND: [Act; 9] = [
-    Act::KillInAct,
-    Act::KillInAct,
-    Act::KillInAct,
-    Act::KillInAct,
-    Act::FreezeInAct,
+    Act::KillAtWork,
+    Act::KillAtWork,
+    Act::KillAtWork,
+    Act::KillAtWork,
+    Act::FreezeAtWork,
     Act::FreezeInTransaction,
     Act::Kill,
     Act::CrashPostgres,
@@ -83,7 +83,7 @@ impl Trouble {
                 self.until(|trouble| trouble.up().len() > 1, MOMENT * 2).await;
                 self.say(&format!("{act:?}"));
                 match act {
-                    Act::KillInAct | Act::FreezeInAct => self.strike_in_act(act).await,
+                    Act::KillAtWork | Act::FreezeAtWork => self.strike_at_work(act).await,
                     Act::FreezeInTransaction => self.freeze_in_transaction().await,
                     Act::Kill => {
                         let victim = self.up().into_iter().choose(&mut self.rng).unwrap();
@@ -159,7 +159,7 @@ impl Trouble {
     /// Kills or freezes it for a while.
     fn strike(&mut self, act: Act, victim: usize) {
         let now = Instant::now();
-        if act == Act::KillInAct || act == Act::Kill {
+        if act == Act::KillAtWork || act == Act::Kill {
             self.replicas[victim].kill(now + Duration::from_millis(self.rng.random_range(500..3000)));
             self.report.kills += 1;
         } else {
@@ -170,7 +170,7 @@ impl Trouble {
     }
 
     /// As soon as one is in the middle of an act.
-    async fn strike_in_act(&mut self, act: Act) {
+    async fn strike_at_work(&mut self, act: Act) {
         let deadline = Instant::now() + MOMENT;
         while Instant::now() < deadline {
             let flights = self.cloud.flights();
