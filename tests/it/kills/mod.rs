@@ -62,11 +62,11 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// At least a round of trouble, and `KILLS_SECONDS` of it (60 when absent), drawn from `KILLS_SEED`.
+/// At least a round of trouble, and `KILLS_SECONDS` of it (50 when absent), drawn from `KILLS_SEED`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_nothing_doubled_when_replicas_and_postgres_die() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    let (length, seed) = (Duration::from_secs(number("KILLS_SECONDS", 60)), number("KILLS_SEED", 1));
+    let (length, seed) = (Duration::from_secs(number("KILLS_SECONDS", 50)), number("KILLS_SEED", 1));
     let folder = tempfile::Builder::new().prefix("vm-service-kills-").tempdir_in("/var/tmp").unwrap();
     // Postgres runs as a user of its own.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
