@@ -3,9 +3,9 @@
 use super::{ListenArguments, RoleArguments, ServeArguments, external};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config, ConfigError};
-use crate::db::Db;
 use crate::db::connect::{SchemaError, Server};
 use crate::db::settings::Versioned;
+use crate::db::{Db, DbError};
 use crate::domain::ids::InstallationId;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
@@ -136,7 +136,7 @@ pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, Conf
     let at = waiting.address;
     let started = async {
         match config {
-            Ok(config) => Ok(Service::new(parts(&arguments.role, &config).await?).await?),
+            Ok(config) => start(&arguments.role, &config).await,
             Err(error) => Err(error.into()),
         }
     };
@@ -179,8 +179,8 @@ pub(super) async fn role(
     loops: fn(&World) -> Vec<Arc<dyn Loop>>,
 ) -> anyhow::Result<()> {
     let told = on_signal();
-    let Some(parts) = told.run_until_cancelled(parts(arguments, config)).await else { return Ok(()) };
-    let service = Service::new(parts?).await?;
+    let Some(service) = told.run_until_cancelled(start(arguments, config)).await else { return Ok(()) };
+    let service = service?;
     let loops = loops(&service.world);
     service.run(loops, None, told).await
 }
@@ -196,6 +196,20 @@ pub(super) async fn gc_dry_run(arguments: &RoleArguments, config: &Config, json:
     };
     let findings = admin::dry_run::look(&service.world, service.clock.now()).await?;
     admin::dry_run::print(&findings, json, &mut std::io::stdout().lock())
+}
+
+/// The service, once its database answers; one that goes away in the middle of this is waited for again.
+async fn start(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Service> {
+    loop {
+        let started = async { Service::new(parts(arguments, config).await?).await }.await;
+        match started {
+            Err(error) if matches!(error.downcast_ref(), Some(DbError::Unavailable(_))) => {
+                tracing::warn!(error = format!("{error:#}"), "the database went away during the start; waiting for it");
+                tokio::time::sleep(SCHEMA_EVERY).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {

@@ -54,7 +54,8 @@ impl Server {
             // No statement of ours takes long; one that does must not hold a lock for ever.
             ("statement_timeout", "30s"),
             ("lock_timeout", "10s"),
-            ("idle_in_transaction_session_timeout", "30s"),
+            // Shorter than a lease: who is frozen in a transaction must not keep others from taking over what it has locked.
+            ("idle_in_transaction_session_timeout", "5s"),
         ]);
         match self {
             Self::External { host, port, user, password, tls, root_certificate } => {

@@ -75,8 +75,8 @@ impl From<sqlx::Error> for DbError {
             Some("VM002") => Self::LimitReached(message()),
             // Unique and foreign keys; serialization failure and deadlock.
             Some("23505" | "23503" | "40001" | "40P01") => Self::Conflict(message()),
-            // A statement or lock that waited too long may do better next time.
-            Some("57014" | "55P03") => Self::Unavailable(error),
+            // A statement or lock that waited too long, or a transaction that stood still for too long, may do better next time.
+            Some("57014" | "55P03" | "25P03") => Self::Unavailable(error),
             // Classes 08 (connection), 57P (operator intervention), 53 (resources).
             Some(code) if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => Self::Unavailable(error),
             Some(_) => Self::Refused(error),

@@ -18,6 +18,7 @@ mod e2e;
 mod explain;
 mod gc_scenes;
 mod holds;
+mod kills;
 mod leases;
 mod lifecycle;
 mod limits;
