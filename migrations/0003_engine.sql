@@ -52,6 +52,7 @@ create table vms.losses (
     id bigint generated always as identity primary key,
     since timestamptz not null default '-infinity',
     until timestamptz,                            -- null: up to now; the next look at the clock sets it
+    seen_at timestamptz,                          -- a complete list showed what machines there are; before, nothing is launched
     reason text not null
 );
 -- The service's last sign of life: behind after an older copy of the database was put back.

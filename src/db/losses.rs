@@ -13,6 +13,9 @@ const BEAT: TimeDelta = TimeDelta::seconds(5);
 /// nothing is made.
 const SILENCE: TimeDelta = TimeDelta::seconds(60);
 
+/// Without a list for so long, launches go on: jobs wait, and a `gc` that is down must not stop them.
+const BLIND_MAX: TimeDelta = TimeDelta::minutes(2);
+
 impl Db {
     /// Gives a sign of life; notes a loss when the last one is too long ago.
     ///
@@ -70,6 +73,36 @@ impl Db {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.into_iter().map(|row| Loss { since: row.since, until: row.until }).collect())
+    }
+
+    /// A complete list shows what machines there are: they are counted from now on.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn note_machines_seen(&self, now: DateTime<Utc>) -> Result<(), DbError> {
+        sqlx::query!(
+            "-- losses::note_machines_seen\n update vms.losses set seen_at = $1 where seen_at is null and until is not null",
+            now
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Whether rows were lost a moment ago, and no complete list has shown yet what machines there are: they may fill the limits.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn is_blind(&self, now: DateTime<Utc>) -> Result<bool, DbError> {
+        let blind = sqlx::query_scalar!(
+            r#"-- losses::is_blind
+               select exists (select from vms.losses where seen_at is null and coalesce(until, $1) > $2) as "blind!""#,
+            now,
+            now - BLIND_MAX,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(blind)
     }
 
     /// Forgets losses of a time of which no machine can be left.

@@ -42,9 +42,9 @@ impl Loop for Collect {
         for provider in &self.0.providers {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect", place, provider.pace().list, now).await? {
-                collect(&self.0, provider.as_ref(), now).await.with_context(|| format!("collecting at {}", provider.name()))?;
+                told(collect(&self.0, provider.as_ref(), now).await, provider.name());
             }
-            end_orphans(&self.0, provider.as_ref(), now).await?;
+            told(end_orphans(&self.0, provider.as_ref(), now).await, provider.name());
         }
         Ok(Vec::new())
     }
@@ -91,6 +91,9 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
         told(give_up_lost(world, provider, *vm, machine, *missing_at, now).await, machine);
     }
     db.note_rowless(place, &decision.rowless, snapshot.complete, now).await?;
+    if snapshot.complete {
+        db.note_machines_seen(now).await?;
+    }
     for machine in &decision.quarantine {
         told(quarantine(world, provider, machine, now).await, machine);
     }

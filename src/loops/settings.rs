@@ -41,6 +41,9 @@ impl Loop for TakeSettings {
         match self.db.find_settings().await {
             Ok(Some(newest)) if newest.version != self.settings.borrow().version => self.take(newest).await?,
             Ok(_) => {
+                // A database that is new, or an older copy, has other limits than those in force here.
+                let known = self.settings.borrow().clone();
+                self.limit(&known).await?;
                 self.problem.send_if_modified(|problem| problem.take().is_some());
             }
             Err(DbError::Refused(error)) => {
@@ -61,10 +64,7 @@ impl TakeSettings {
     /// # Errors
     /// The database's; nothing was taken over then.
     pub async fn take(&self, newest: Versioned) -> Result<(), DbError> {
-        // A process without the provider does not know what it carries, and leaves the limits to one that does.
-        if let Some(provider) = super::chosen(&self.providers, &newest.settings) {
-            self.db.apply_limits(&newest.settings, provider.capacity()).await?;
-        }
+        self.limit(&newest).await?;
         for provider in &self.providers {
             provider.configure(&newest.settings);
         }
@@ -72,5 +72,13 @@ impl TakeSettings {
         self.problem.send_if_modified(|problem| problem.take().is_some());
         self.settings.send_replace(newest);
         Ok(())
+    }
+
+    /// A process without the provider does not know what it carries, and leaves the limits to one that does.
+    async fn limit(&self, known: &Versioned) -> Result<(), DbError> {
+        match super::chosen(&self.providers, &known.settings) {
+            Some(provider) => self.db.apply_limits(&known.settings, provider.capacity()).await,
+            None => Ok(()),
+        }
     }
 }

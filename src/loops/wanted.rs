@@ -26,15 +26,16 @@ pub(super) async fn limits<'a>(
     let db = &world.db;
     let supply = db.supply(now).await?;
     let Some(provider) = provider else {
-        let (room, allowance) = (Room { vms: 0, in_flight: 0 }, Allowance { calls: 0, machines: 0 });
+        let (room, allowance) = (Some(Room { vms: 0, in_flight: 0 }), Allowance { calls: 0, machines: 0 });
         return Ok(Limits { settings, supply, breakers: BTreeMap::new(), room, allowance, max_batch: 1, now });
     };
     let place = (provider.name(), provider.place());
+    let room = if db.is_blind(now).await? { None } else { Some(db.room().await?) };
     Ok(Limits {
         settings,
         supply,
         breakers: db.list_breakers(place).await?,
-        room: db.room().await?,
+        room,
         allowance: db.launch_allowance(place, provider.launch_rate(), now).await?,
         max_batch: provider.max_batch(),
         now,

@@ -135,7 +135,8 @@ async fn the_three_deletes_work(pool: PgPool) {
     sqlx::query("delete from vms.volumes").execute(&pool).await.unwrap();
     // The service goes on meanwhile: a task is made and given a VM between the deletes.
     let between = bench.ask(&bench.request("p")).await.view.id;
-    bench.turn_until(between, TaskState::Ready, 5).await;
+    // Launches wait for the next list: what machines there are is not known before.
+    bench.turn_until(between, TaskState::Ready, 15).await;
     sqlx::query("delete from vms.vms").execute(&pool).await.unwrap();
     assert!(bench.db.find_task(between).await.unwrap().is_none());
 }

@@ -148,7 +148,6 @@ async fn unknown_machines_count_against_the_limits(pool: PgPool) {
 
 /// The same from the moment of the loss on: before the first list nobody knows how many machines there are.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
-#[ignore = "between a loss and the first list after it launches are made as if there were no machines: up to a limit too many"]
 async fn nothing_is_launched_past_a_limit_before_the_first_list(pool: PgPool) {
     lose_rows_at_the_limit(&pool, false).await;
 }
@@ -225,7 +224,6 @@ async fn the_total_loss_of_the_database(pool: PgPool) {
 
 /// Point 7: a process that lives through the loss of its database puts its limits in force in the new one.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
-#[ignore = "limits are written when settings change and at the start: over a new database nothing is launched until a restart"]
 async fn a_process_that_outlives_its_database_sets_its_limits_again(pool: PgPool) {
     let bench = Bench::new(pool).await;
     let settings = bench.world.settings.borrow().clone();

@@ -91,7 +91,7 @@ pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
     let (settings, now) = (limits.settings, limits.now);
     let mut queue = Queue::new(settings, waiting, &served_at, at_work, now);
     let mut planner = Planner::new(limits, available);
-    while let Some(task) = queue.next() {
+    while let Some(task) = queue.take_next() {
         if planner.place(&task, queue.at_work(&task.project_id)) {
             queue.granted(&task);
         }
@@ -237,7 +237,7 @@ mod tests {
             settings,
             supply: BTreeMap::new(),
             breakers: BTreeMap::new(),
-            room: Room { vms: 10, in_flight: 10 },
+            room: Some(Room { vms: 10, in_flight: 10 }),
             allowance: Allowance::UNLIMITED,
             max_batch: 10,
             now: at(5),
@@ -288,9 +288,9 @@ mod tests {
         settings.resource_classes.get_mut("medium").unwrap().limit = Some(3);
         let mut s = snapshot(&settings);
         s.waiting = (1..=9).map(|n| waiting(n, &format!("p{n}"))).collect();
-        s.limits.room = Room { vms: 5, in_flight: 2 };
+        s.limits.room = Some(Room { vms: 5, in_flight: 2 });
         assert_eq!(counts(&plan_assign(s.clone())), [2], "in flight");
-        s.limits.room = Room { vms: 5, in_flight: 9 };
+        s.limits.room = Some(Room { vms: 5, in_flight: 9 });
         assert_eq!(counts(&plan_assign(s.clone())), [3], "class");
         s.limits.allowance = Allowance { calls: 1, machines: 2 };
         assert_eq!(counts(&plan_assign(s.clone())), [2], "the call budget's machines");
@@ -339,7 +339,7 @@ mod tests {
         let settings = settings();
         let mut s = snapshot(&settings);
         s.waiting = vec![waiting(1, "a")];
-        s.limits.room.vms = 0;
+        s.limits.room = Some(Room { vms: 0, in_flight: 9 });
         let waits = plan_assign(s.clone()).waits;
         assert_eq!(waits.len(), 1);
         s.waiting[0].reason = Some(waits[0].1.clone());

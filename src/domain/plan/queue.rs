@@ -77,7 +77,7 @@ impl<'a> Queue<'a> {
     }
 
     /// Takes the next task out.
-    pub fn next(&mut self) -> Option<Waiting> {
+    pub fn take_next(&mut self) -> Option<Waiting> {
         let (_, lane) = self.order.pop_first()?;
         let task = self.lanes[lane].tasks.pop_front();
         let again = self.ranked(lane);
@@ -156,7 +156,7 @@ mod tests {
     fn served(settings: &Settings, waiting: Vec<Waiting>, now: i64) -> Vec<u128> {
         let mut queue = Queue::new(settings, waiting, &BTreeMap::new(), BTreeMap::new(), at(now));
         std::iter::from_fn(|| {
-            let task = queue.next()?;
+            let task = queue.take_next()?;
             queue.granted(&task);
             Some(task.id.0.as_u128())
         })
@@ -191,7 +191,7 @@ mod tests {
         let tasks = vec![waiting(1, "a", -100, 0), waiting(2, "a", -100, 0), waiting(3, "b", 100, old), waiting(4, "b", 100, old)];
         assert_eq!(served(&Settings::default(), tasks.clone(), old), [1, 3, 4, 2]);
         let lately = BTreeMap::from([(("a".to_owned(), -100, Executor::Machine, "medium".to_owned()), at(1))]);
-        let mut queue = Queue::new(&Settings::default(), tasks, &lately, BTreeMap::new(), at(old)).next().unwrap();
+        let mut queue = Queue::new(&Settings::default(), tasks, &lately, BTreeMap::new(), at(old)).take_next().unwrap();
         queue.reason = None;
         assert_eq!(queue.id.0.as_u128(), 3, "served a moment ago");
     }
@@ -199,21 +199,21 @@ mod tests {
     proptest! {
         /// The bound of the module's first lines, under a flood of better-ranked tasks that never ends: one VM comes free each second.
         #[test]
-        fn nobody_starves(others in 1_u16..8, priority in -100_i16..100, weight in 1_u32..1000, before in 0_usize..4) {
+        fn nobody_starves(others in 1_u16..8, priority in -100_i16..100, weight in 1_u32..1000, before in 0_u8..4) {
             let mut settings = Settings::default();
             for n in 0..others {
                 settings.projects.insert(format!("rich{n}"), ProjectSettings { weight, priority: 100 });
             }
             let mut served_at = BTreeMap::new();
-            let mut mine: Vec<Waiting> = (0..=before).map(|n| waiting(n as u128, "poor", priority, 0)).collect();
+            let mut mine: Vec<Waiting> = (0..=before).map(|n| waiting(u128::from(n), "poor", priority, 0)).collect();
             let last = mine.last().unwrap().id;
-            let bound = (before as i64 + 1) * (STARVES_AFTER.num_seconds() + i64::from(others) + 1);
+            let bound = (i64::from(before) + 1) * (STARVES_AFTER.num_seconds() + i64::from(others) + 1);
             for second in 0..=bound {
                 let flood = (0..others).map(|n| waiting(1000 + u128::from(n), &format!("rich{n}"), 100, second));
                 let all = mine.iter().cloned().chain(flood).collect();
                 // Those who have a VM give it back at once: the share never speaks for the poor.
                 let mut queue = Queue::new(&settings, all, &served_at, BTreeMap::from([("poor".to_owned(), 1000)]), at(second));
-                let task = queue.next().unwrap();
+                let task = queue.take_next().unwrap();
                 served_at.insert(lane_key(&settings, &task), at(second));
                 if task.project_id == "poor" {
                     mine.retain(|other| other.id != task.id);

@@ -54,8 +54,8 @@ pub struct Limits<'a> {
     pub supply: BTreeMap<Kind, Supply>,
     /// By kind; a kind without one has had no failed start lately.
     pub breakers: BTreeMap<Kind, Breaker>,
-    /// What the limits of the database leave.
-    pub room: Room,
+    /// What the limits of the database leave; none: rows were lost a moment ago, and what machines there are is not known yet.
+    pub room: Option<Room>,
     /// What the provider's call budget leaves.
     pub allowance: Allowance,
     /// How many machines one launch may ask for.
@@ -84,7 +84,9 @@ impl<'a> Planned<'a> {
     /// Leaves so much to somebody who goes first.
     pub fn leave(&mut self, vms: u32) {
         let limits = &mut self.limits;
-        limits.room = Room { vms: limits.room.vms.saturating_sub(vms), in_flight: limits.room.in_flight.saturating_sub(vms) };
+        if let Some(room) = &mut limits.room {
+            *room = Room { vms: room.vms.saturating_sub(vms), in_flight: room.in_flight.saturating_sub(vms) };
+        }
         limits.allowance.machines = limits.allowance.machines.saturating_sub(vms);
     }
 
@@ -111,10 +113,13 @@ impl<'a> Planned<'a> {
         if class_limit.is_some_and(|limit| of_class >= limit) {
             return Err(format!("There are as many VMs of class {} as there may be.", kind.1));
         }
-        if limits.room.vms == 0 {
+        let Some(room) = &mut limits.room else {
+            return Err("Rows were lost: it waits until the provider's machines have been counted.".to_owned());
+        };
+        if room.vms == 0 {
             return Err("There are as many VMs as there may be; it is next when one ends.".to_owned());
         }
-        if limits.room.in_flight == 0 {
+        if room.in_flight == 0 {
             return Err("As many VMs are starting as may at a time; it is next.".to_owned());
         }
         let seen = supply.in_flight + supply.available;
@@ -135,8 +140,8 @@ impl<'a> Planned<'a> {
         limits.allowance.machines -= 1;
         supply.live += 1;
         supply.in_flight += 1;
-        limits.room.vms -= 1;
-        limits.room.in_flight -= 1;
+        room.vms -= 1;
+        room.in_flight -= 1;
         Ok(())
     }
 

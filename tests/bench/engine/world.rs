@@ -158,6 +158,7 @@ pub(crate) struct Calls {
 
 /// A fresh database with the schema.
 pub(crate) async fn database(name: &str) -> anyhow::Result<PgPool> {
+    #[allow(clippy::disallowed_methods, reason = "a benchmark is told its server as tests are")]
     let url = std::env::var("DATABASE_URL").context("DATABASE_URL names a server")?;
     let server = PgConnectOptions::from_str(&url)?;
     let admin = PgPool::connect_with(server.clone()).await?;

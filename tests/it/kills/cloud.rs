@@ -36,6 +36,8 @@ pub(super) fn rules() -> Rules {
         pace: Pace {
             list: Duration::from_secs(4),
             watch: Duration::from_millis(500),
+            watch_ends: Duration::from_millis(500),
+            first_look: Duration::from_millis(500),
             terminate: Duration::from_millis(500),
             settles: Duration::from_secs(10),
         },
