@@ -19,6 +19,7 @@ mod onhost;
 mod onhost_isolation;
 mod service;
 mod sim_rules;
+mod simulation;
 mod ssh_hostile;
 mod statements;
 mod support;
