@@ -76,11 +76,11 @@ async fn cycle<F: Fn(&History) -> bool>(history: &mut History, is_fresh: impl Fn
         step(history).await?;
         let free = free(history);
         if !pool_is_full(&free) {
-            let detail = format!("free: {:?}", free.values().flatten().map(|truth| &truth.provider_id).collect::<Vec<_>>());
-            return Err(Violation::new("the pool is never below its base because of a cycle", detail));
+            return Err(Violation::new("the pool is never below its base because of a cycle", told(&free)));
         }
         if history.now() > end {
-            return Err(Violation::new("the daily cycle replaces the pool", format!("cycle at {at}, not replaced by {end}")));
+            let detail = format!("cycle at {at}, by {end} there were {}", told(&free));
+            return Err(Violation::new("the daily cycle replaces the pool", detail));
         }
     }
     Ok(())
@@ -159,14 +159,15 @@ async fn volumes(history: &mut History) -> Result<(), Violation> {
             .await
             .unwrap();
     let rows: BTreeMap<String, String> = rows.into_iter().collect();
-    if rows != history.model.volumes {
-        let detail = format!("made: {:?}, rows: {rows:?}", history.model.volumes);
-        return Err(Violation::new("every volume is adopted for its project", detail));
+    let volumes = history.cluster.sim.volumes_truth();
+    if let Some(volume) = volumes.iter().find(|volume| volume.link == VolumeLink::Deleted) {
+        return Err(Violation::new("no volume is deleted", format!("{volume:?}")));
     }
-    match history.cluster.sim.volumes_truth().iter().find(|volume| volume.link == VolumeLink::Deleted) {
-        Some(volume) => Err(Violation::new("no volume is deleted", format!("{volume:?}"))),
-        None => Ok(()),
+    let made: BTreeMap<String, String> = volumes.into_iter().map(|volume| (volume.provider_id, volume.tags.project_id)).collect();
+    if rows != made {
+        return Err(Violation::new("every volume is adopted for its project", format!("made: {made:?}, rows: {rows:?}")));
     }
+    Ok(())
 }
 
 async fn begin(history: &mut History, change: impl FnOnce(&mut Settings)) {
@@ -201,7 +202,7 @@ async fn until(
     while !settled(history) {
         if history.now() > end {
             let waits = history.model.jobs.values().find(|job| job.is_open() && job.state != TaskState::Ready).map(|job| job.id);
-            let violation = Violation::new(rule, format!("not after {} min", bound.num_minutes()));
+            let violation = Violation::new(rule, format!("not after {} min; free: {}", bound.num_minutes(), told(&free(history))));
             return Err(waits.map_or(violation.clone(), |task| violation.task(task)));
         }
         step(history).await?;
@@ -229,6 +230,11 @@ fn free(history: &History) -> BTreeMap<Executor, Vec<MachineTruth>> {
         }
     }
     free
+}
+
+fn told(free: &BTreeMap<Executor, Vec<MachineTruth>>) -> String {
+    let line = |truth: &MachineTruth| format!("{} {} of {}", truth.provider_id, truth.tags.executor, truth.tags.created_at);
+    free.values().flatten().map(line).collect::<Vec<_>>().join(", ")
 }
 
 fn pool_is_full(free: &BTreeMap<Executor, Vec<MachineTruth>>) -> bool {

@@ -31,6 +31,8 @@ use vm_service::sim::Sim;
 
 /// Who we are, in every history.
 pub(super) const INSTALLATION: InstallationId = InstallationId(Uuid::from_u128(42));
+/// How long a frozen replica stands still at most; long enough for its leases to end.
+const FROZEN_FOR: u32 = 16;
 /// Acts of one tick.
 const ROOM: usize = 64;
 /// Connections of one replica: one for what runs, one for what is frozen, one on its way back.
@@ -53,7 +55,15 @@ struct Replica {
     /// Acts that were started and not driven yet.
     acts: Vec<Act>,
     cut: Cut,
-    frozen: Option<(String, Step)>,
+    frozen: Option<Frozen>,
+}
+
+/// Where a replica stands still.
+struct Frozen {
+    name: String,
+    step: Step,
+    /// Goes on by itself after so many rounds.
+    rounds: u32,
 }
 
 /// All replicas.
@@ -149,7 +159,7 @@ impl Cluster {
     pub(super) async fn thaw(&mut self, replica: usize) {
         let thawed = &mut self.replicas[replica];
         thawed.fuse.mend();
-        let Some((name, step)) = thawed.frozen.take() else { return };
+        let Some(Frozen { name, step, .. }) = thawed.frozen.take() else { return };
         self.log.push(format!("replica {replica} goes on with: {name}"));
         self.drive(replica, name, step).await;
         for act in std::mem::take(&mut self.replicas[replica].acts) {
@@ -178,14 +188,16 @@ impl Cluster {
         self.replicas[replica].frozen.is_some()
     }
 
-    /// Every loop once, each on a replica of its own, in any order, with the clock moving up to `most` in all.
+    /// Every loop once, each on any replica that does not stand still, in any order, with the clock moving up to `most` in all.
     pub(super) async fn round(&mut self, most: TimeDelta, rng: &mut StdRng) {
+        self.thaw_some().await;
         let mut loops: Vec<usize> = (0..self.replicas[0].loops.len()).collect();
         loops.shuffle(rng);
         let step = most.num_milliseconds() / i64::try_from(loops.len()).unwrap_or(1);
         for nth in loops {
             self.clock.advance(TimeDelta::milliseconds(rng.random_range(0..=step.max(0))));
-            let replica = rng.random_range(0..self.replicas.len());
+            let mut awake: Vec<usize> = (0..self.replicas.len()).filter(|replica| !self.is_frozen(*replica)).collect();
+            let replica = awake.swap_remove(rng.random_range(0..awake.len()));
             self.tick(replica, nth, rng).await;
         }
         for replica in 0..self.replicas.len() {
@@ -199,10 +211,18 @@ impl Cluster {
         }
     }
 
-    async fn tick(&mut self, replica: usize, nth: usize, rng: &mut StdRng) {
-        if self.is_frozen(replica) {
-            return;
+    /// Those that stood still for long enough go on.
+    async fn thaw_some(&mut self) {
+        for replica in 0..self.replicas.len() {
+            match &mut self.replicas[replica].frozen {
+                Some(Frozen { rounds: 0, .. }) => self.thaw(replica).await,
+                Some(frozen) => frozen.rounds -= 1,
+                None => {}
+            }
         }
+    }
+
+    async fn tick(&mut self, replica: usize, nth: usize, rng: &mut StdRng) {
         let (work, now) = (self.replicas[replica].loops[nth].clone(), self.clock.now());
         let name = format!("tick of {}", work.name());
         let step: Step = Box::pin(async move { work.tick(now, ROOM).await });
@@ -243,13 +263,16 @@ impl Cluster {
             }
             None => {
                 self.cuts += 1;
-                self.log.push(format!("{at} replica {replica}: cut in: {name}: {:?}", self.replicas[replica].cut));
-                match self.replicas[replica].cut {
+                // Somebody is always awake.
+                let alone = (0..self.replicas.len()).all(|other| other == replica || self.is_frozen(other));
+                let cut = if alone { Cut::Killed } else { self.replicas[replica].cut };
+                self.log.push(format!("{at} replica {replica}: cut in: {name}: {cut:?}"));
+                match cut {
                     Cut::Killed => {
                         drop(step);
                         self.kill(replica);
                     }
-                    Cut::Frozen => self.replicas[replica].frozen = Some((name, step)),
+                    Cut::Frozen => self.replicas[replica].frozen = Some(Frozen { name, step, rounds: FROZEN_FOR }),
                 }
                 Vec::new()
             }

@@ -244,13 +244,18 @@ impl History {
         self.model.saved(Versioned { version, settings });
     }
 
-    async fn vms(&self) -> Vec<VmView> {
+    /// VMs that have not ended, as the API lists them.
+    pub(super) async fn vms(&self) -> Vec<VmView> {
         let vms = self.db.list_vms(&VmFilter { limit: 1000, ..VmFilter::default() }).await.unwrap();
-        vms.into_iter().filter(|vm| vm.state.as_str() != "terminated" && vm.provider_id.is_some()).collect()
+        vms.into_iter().filter(|vm| !vm.state.is_terminal()).collect()
+    }
+
+    async fn bound_vms(&self) -> Vec<VmView> {
+        self.vms().await.into_iter().filter(|vm| vm.provider_id.is_some()).collect()
     }
 
     async fn hold(&mut self, pick: usize, seconds: i64) {
-        let vms = self.vms().await;
+        let vms = self.bound_vms().await;
         let Some(vm) = vms.get(pick % vms.len().max(1)) else { return };
         let until = self.now() + TimeDelta::seconds(seconds);
         let hold = Hold { reason: "looking at it".to_owned(), until };
@@ -274,7 +279,7 @@ impl History {
     }
 
     async fn terminate(&mut self, pick: usize) {
-        let vms = self.vms().await;
+        let vms = self.bound_vms().await;
         let Some(vm) = vms.get(pick % vms.len().max(1)) else { return };
         let failure = Failure::new(FailureCode::TerminatedByOperator, "an operator ended the VM");
         let ended = self.db.terminate_vms(&[vm.id], &failure, self.now()).await.unwrap();
@@ -314,9 +319,9 @@ impl History {
             store: "classic".to_owned(),
             engine_major: 28,
         };
-        // What is lost on the way is not planted.
-        if let Ok(made) = self.cluster.sim.create_volume(&tags, "zone-a", &format!("volume-{volume}")).await {
-            self.model.volumes.insert(made.provider_id, tags.project_id);
+        let planted = self.cluster.sim.create_volume(&tags, "zone-a", &format!("volume-{volume}")).await;
+        if let Err(error) = planted {
+            self.cluster.log.push(format!("planting a volume: {error}"));
         }
     }
 

@@ -75,8 +75,6 @@ pub(super) struct Model {
     pub(super) served: BTreeMap<String, TaskId>,
     pub(super) holds: BTreeMap<String, Held>,
     pub(super) planted: BTreeMap<String, DateTime<Utc>>,
-    /// Volumes without a row, and their project.
-    pub(super) volumes: BTreeMap<String, String>,
     pub(super) settings: Versioned,
     saved: Vec<Saved>,
     /// When rows were deleted, and at which operation.
@@ -101,7 +99,6 @@ impl Model {
             served: BTreeMap::new(),
             holds: BTreeMap::new(),
             planted: BTreeMap::new(),
-            volumes: BTreeMap::new(),
             saved: vec![Saved { operation: 0, settings: settings.settings.clone() }],
             settings,
             losses: Vec::new(),
