@@ -6,6 +6,7 @@
 //! | a leaked machine is asked to end | 90 s after the first complete list that shows it | the promise |
 //! | the daily cycle replaces the pool | [`SETTLED_IN`] | a few at a time, each a start |
 //! | the pool is never below its base meanwhile | – | replacement first |
+//! | at the end every row of a VM ends | [`SETTLED_IN`] | a termination is confirmed within minutes |
 //! | at the end nothing is left, in the cloud and in the rows | [`GONE_IN`] | what lost its row ends at its own end: idle maximum, task limit and a margin |
 
 use super::checks;
@@ -126,7 +127,7 @@ pub(super) async fn quiesce(history: &mut History) -> Result<(), Violation> {
         history.let_go(&machine).await;
     }
     let end = history.now() + GONE_IN;
-    let settles = history.now() + TimeDelta::minutes(20);
+    let settles = history.now() + SETTLED_IN;
     while !history.cluster.sim.live().is_empty() || unended(history).await > 0 {
         if history.now() > end {
             let left: Vec<_> = history.cluster.sim.live().into_values().collect();
@@ -136,6 +137,10 @@ pub(super) async fn quiesce(history: &mut History) -> Result<(), Violation> {
         }
         // What has a row is gone within minutes; what has none is left to its own end.
         if history.now() > settles {
+            let rows = unended(history).await;
+            if rows > 0 {
+                return Err(Violation::new("what has a row is gone soon after its end was wished", format!("{rows} rows have not ended")));
+            }
             history.cluster.clock.advance(TimeDelta::minutes(10));
         }
         step(history).await?;
