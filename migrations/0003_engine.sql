@@ -72,6 +72,20 @@ create trigger vms_deleted after delete on vms.vms referencing old table as gone
     for each statement execute function vms.note_lost_rows();
 create trigger vms_truncated after truncate on vms.vms for each statement execute function vms.note_lost_rows();
 
+-- The first of the runbook's deletes: the VM of a running job has no task any more, and must not be taken for one whose job is over.
+create function vms.note_lost_tasks() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'TRUNCATE' then
+        insert into vms.losses (reason) values ('the table of tasks was emptied');
+    elsif exists (select from gone where state in ('preparing', 'ready')) then
+        insert into vms.losses (reason) values ('rows of running tasks were deleted');
+    end if;
+    return null;
+end $$;
+create trigger tasks_deleted after delete on vms.tasks referencing old table as gone
+    for each statement execute function vms.note_lost_tasks();
+create trigger tasks_truncated after truncate on vms.tasks for each statement execute function vms.note_lost_tasks();
+
 -- Machines without a row, from their first sighting to their end.
 alter table vms.orphans
     add column unknown boolean not null default false, -- its row may have been lost: left alone until its own end
@@ -129,7 +143,8 @@ create function vms.why_overdue(v vms.vms, now timestamptz) returns text languag
         when v.absolute_end_at <= now then 'it reached its absolute end'
         when v.state = 'draining' then coalesce(v.reason, 'it is not needed any more')
         when v.state = 'quarantined' then 'its hold is over'
-        when v.state = 'assigned' then 'the job is over'
+        when v.state = 'assigned' and (exists (select from vms.tasks t where t.vm_id = v.id) or not exists
+            (select from vms.losses l where v.assigned_at between l.since and coalesce(l.until, now))) then 'the job is over'
         when v.state = 'available' and v.deadline_at <= now then 'it waited too long for a job'
         -- Who waits for a start ends it at the deadline, with its console; this is for the case that nobody does.
         when v.state in ('launching', 'booting') and v.deadline_at <= now - interval '30 s' then 'it did not start in time'
