@@ -59,7 +59,8 @@ pub(super) async fn calm(history: &mut History) -> Result<(), Violation> {
     let now = history.now();
     let mut settings = history.model.settings.settings.clone();
     settings.preallocated.cycle = format!("0 {} * * *", (now.hour() + 7) % 24);
-    settings.limits.vms = Some(20);
+    settings.limits.vms = Some(14);
+    settings.limits.in_flight = Some(5);
     history.save(settings).await;
     history.set_faults(true);
     Ok(())

@@ -52,8 +52,8 @@ impl History {
         let db = Db { pool, wake: Wake::default() };
         db.ensure_installation(INSTALLATION, start).await.unwrap();
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
-        settings.limits.vms = Some(20);
-        settings.limits.in_flight = Some(10);
+        settings.limits.vms = Some(14);
+        settings.limits.in_flight = Some(5);
         let version = db.insert_settings(0, &settings, start, "op").await.unwrap();
         let cluster = Cluster::new(connect, sim, clock, replicas).await;
         let mut history = Self {

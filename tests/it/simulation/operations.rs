@@ -139,13 +139,13 @@ fn wait(rng: &mut StdRng) -> i64 {
 }
 
 fn change(rng: &mut StdRng) -> Change {
-    match rng.random_range(0..13) {
+    match rng.random_range(0..17) {
         0..3 => Change::Base { executor: executor(rng), count: rng.random_range(0..=4) },
         3 => Change::LargePool(rng.random_range(0..=2)),
-        4 => Change::Vms(rng.random_range(3..=30)),
-        5 => Change::InFlight(rng.random_range(1..=20)),
-        6 => Change::PerProject(rng.random_bool(0.6).then(|| rng.random_range(1..=5))),
-        7 => Change::OfClass { class: class(rng), limit: rng.random_bool(0.6).then(|| rng.random_range(1..=10)) },
+        4 | 13 => Change::Vms(rng.random_range(3..=16)),
+        5 | 14 => Change::InFlight(rng.random_range(1..=6)),
+        6 | 15 => Change::PerProject(rng.random_bool(0.7).then(|| rng.random_range(1..=3))),
+        7 | 16 => Change::OfClass { class: class(rng), limit: rng.random_bool(0.6).then(|| rng.random_range(1..=10)) },
         8 => Change::Pause(rng.random_bool(0.3)),
         9 => Change::TaskHours(rng.random_range(1..=6)),
         10 => Change::IdleHours(rng.random_range(1..=24)),
