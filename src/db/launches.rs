@@ -216,11 +216,11 @@ impl Db {
             .collect())
     }
 
-    /// Whether the VMs of this kind that are on their way are still wanted: by tasks that wait, or by the pool, which wants `pool` free.
+    /// Whether the VMs of this kind that are on their way are still wanted: by tasks that wait, or by the pool, which keeps `base` free.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, pool: u32, now: DateTime<Utc>) -> Result<bool, DbError> {
+    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, base: u32, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut connection = self.pool.acquire().await?;
         let supply = free_supply(&mut connection, launch.executor, &launch.resource_class, now).await?;
         let queued = sqlx::query_scalar!(
@@ -232,7 +232,7 @@ impl Db {
         .fetch_one(&mut *connection)
         .await?;
         // What the whole launch would add is not needed only when the rest is enough by itself.
-        Ok(supply - launch.wanted < queued + i64::from(pool))
+        Ok(supply - launch.wanted < queued + i64::from(base))
     }
 
     /// Notes that the call goes out next: from here on machines may exist.

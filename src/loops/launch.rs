@@ -4,12 +4,10 @@
 //!
 //! Not here: machines whose answer was lost for good (`collect` adopts them by their tags).
 
-use super::{Act, Loop, World, lease, scale, watch};
+use super::{Act, Loop, World, lease, watch};
 use crate::db::launches::{After, End, LeasedLaunch};
 use crate::db::leases::Lease;
-use crate::domain::plan::scale::surge;
-use crate::domain::settings::Settings;
-use crate::domain::tags::{Origin, Tags};
+use crate::domain::tags::Tags;
 use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -53,7 +51,8 @@ impl Loop for Launch {
 async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     let settings = world.settings();
-    let needed = launch.wanted > 0 && db.is_launch_needed(launch, pool_wants(world, provider, launch, &settings, now).await?, now).await?;
+    let base = settings.preallocated.base(launch.executor, &launch.resource_class, now);
+    let needed = launch.wanted > 0 && db.is_launch_needed(launch, base, now).await?;
     if !launch.attempted && (!needed || settings.pause_launches) {
         return Ok(db.end_launch(launch.id, launch.lease, End::NotNeeded, now).await?);
     }
@@ -88,23 +87,6 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
     db.mark_attempt(launch.id, launch.lease, now).await?;
     let answer = provider.launch(&spec).await;
     record(world, launch, answer).await.with_context(|| format!("recording the answer to launch {}", launch.id))
-}
-
-/// How many free VMs of the launch's kind the pool wants: its base, and for a while those that take the place of stale ones.
-async fn pool_wants(
-    world: &World,
-    provider: &dyn Provider,
-    launch: &LeasedLaunch,
-    settings: &Settings,
-    now: DateTime<Utc>,
-) -> anyhow::Result<u32> {
-    let base = settings.preallocated.base(launch.executor, &launch.resource_class, now);
-    if launch.origin != Origin::Preallocated || base == 0 {
-        return Ok(base);
-    }
-    let idle = scale::idle(world, settings, Some(provider), now).await?;
-    let pool = idle.get(&(launch.executor, launch.resource_class.clone())).map_or(&[][..], Vec::as_slice);
-    Ok(base + surge(pool, base, settings, now))
 }
 
 async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine>, ProviderError>) -> anyhow::Result<()> {

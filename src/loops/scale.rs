@@ -7,10 +7,9 @@
 
 use super::{Act, Loop, World, wanted};
 use crate::domain::plan::room::Kind;
-use crate::domain::plan::scale::{Idle, Snapshot, plan_scale};
+use crate::domain::plan::scale::{Snapshot, plan_scale};
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
-use crate::provider::Provider;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -33,7 +32,11 @@ impl Loop for Scale {
         let world = &self.0;
         let settings = world.settings();
         let provider = world.provider(&settings).map(AsRef::as_ref);
-        let idle = idle(world, &settings, provider, now).await?;
+        let classes = settings.resource_classes.iter().map(|(name, class)| {
+            let image = provider.and_then(|provider| provider.image(class));
+            (name.clone(), (class.clone(), image))
+        });
+        let idle = world.db.list_idle(&classes.collect(), now).await?;
         let limits = wanted::limits(world, &settings, provider, now).await?;
         let snapshot = Snapshot { limits, idle, waiting: self.waiting(&settings).await? };
         let decision = plan_scale(&snapshot);
@@ -45,20 +48,6 @@ impl Loop for Scale {
         }
         Ok(Vec::new())
     }
-}
-
-/// Free VMs by kind, each with whether a new one would be another.
-pub(super) async fn idle(
-    world: &World,
-    settings: &Settings,
-    provider: Option<&dyn Provider>,
-    now: DateTime<Utc>,
-) -> anyhow::Result<BTreeMap<Kind, Vec<Idle>>> {
-    let classes = settings.resource_classes.iter().map(|(name, class)| {
-        let image = provider.and_then(|provider| provider.image(class));
-        (name.clone(), (class.clone(), image))
-    });
-    Ok(world.db.list_idle(&classes.collect(), now).await?)
 }
 
 impl Scale {

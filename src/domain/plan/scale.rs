@@ -8,7 +8,6 @@
 
 use super::room::{Kind, Launch, Limits, Planned};
 use crate::domain::ids::VmId;
-use crate::domain::settings::Settings;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 
@@ -60,10 +59,10 @@ pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
         let none = Vec::new();
         let pool = idle.get(&kind).unwrap_or(&none);
         let base = limits.settings.preallocated.base(kind.0, &kind.1, limits.now);
-        let (stale, fresh): (Vec<&Idle>, Vec<&Idle>) = pool.iter().partition(|vm| base > 0 && is_stale(vm, limits.settings, limits.now));
+        let (stale, fresh): (Vec<&Idle>, Vec<&Idle>) = pool.iter().partition(|vm| base > 0 && is_stale(vm, limits));
         let tasks = waiting.get(&kind).copied().unwrap_or_default();
         // Replacement first: for a while there are more than the base.
-        let surge = surge(pool, base, limits.settings, limits.now).min(replacing);
+        let surge = number(stale.len()).min(base).min(replacing);
         replacing -= surge;
         let have = free(&planned, &kind).saturating_sub(tasks);
         for _ in have..base + surge {
@@ -94,14 +93,10 @@ fn kinds(snapshot: &Snapshot<'_>) -> Vec<Kind> {
     kinds
 }
 
-/// How many VMs of a kind may be wanted above its base, because so many of `pool` are stale.
-pub fn surge(pool: &[Idle], base: u32, settings: &Settings, now: DateTime<Utc>) -> u32 {
-    number(pool.iter().filter(|vm| is_stale(vm, settings, now)).count()).min(base)
-}
-
-fn is_stale(vm: &Idle, settings: &Settings, now: DateTime<Utc>) -> bool {
-    let before_cycle = settings.preallocated.last_cycle(now).is_some_and(|cycle| vm.made_at < cycle);
-    vm.outdated || before_cycle || now - vm.since >= settings.timeouts.vm_idle() * 3 / 4
+fn is_stale(vm: &Idle, limits: &Limits<'_>) -> bool {
+    let settings = limits.settings;
+    let before_cycle = settings.preallocated.last_cycle(limits.now).is_some_and(|cycle| vm.made_at < cycle);
+    vm.outdated || before_cycle || limits.now - vm.since >= settings.timeouts.vm_idle() * 3 / 4
 }
 
 fn number(count: usize) -> u32 {
@@ -113,7 +108,7 @@ mod tests {
     use super::super::room::{Room, Supply};
     use super::*;
     use crate::domain::rate::Allowance;
-    use crate::domain::settings::ProviderChoice;
+    use crate::domain::settings::{ProviderChoice, Settings};
     use crate::domain::task::Executor;
     use uuid::Uuid;
 
