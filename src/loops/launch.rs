@@ -7,7 +7,7 @@
 use super::{Act, Loop, World, lease, watch};
 use crate::db::launches::{After, End, LeasedLaunch};
 use crate::db::leases::Lease;
-use crate::domain::tags::Tags;
+use crate::domain::tags::{Origin, Tags};
 use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -52,7 +52,9 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
     let (db, now) = (&world.db, world.clock.now());
     let settings = world.settings();
     let base = settings.preallocated.base(launch.executor, &launch.resource_class, now);
-    let needed = launch.wanted > 0 && db.is_launch_needed(launch, base, now).await?;
+    // A replacement comes before the VM that it replaces goes: for a while there are more than the base.
+    let surge = if launch.origin == Origin::Preallocated { base.min(settings.preallocated.cycle_at_a_time) } else { 0 };
+    let needed = launch.wanted > 0 && db.is_launch_needed(launch, base + surge, now).await?;
     if !launch.attempted && (!needed || settings.pause_launches) {
         return Ok(db.end_launch(launch.id, launch.lease, End::NotNeeded, now).await?);
     }
