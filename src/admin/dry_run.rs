@@ -62,7 +62,9 @@ async fn machines(
     for rowless in decision.rowless {
         let machine = format!("machine {}", rowless.machine.provider_id);
         match rowless.ends_at {
-            Some(ends_at) => add("leave", machine, format!("Its row may have been lost and a job may run on it: it ends at {ends_at}.")),
+            Some(ends_at) => {
+                add("leave", machine, format!("Its row may have been lost and a job may run on it: it ends at {ends_at}."))
+            }
             None if decision.quarantine.contains(&rowless.machine.provider_id) => {
                 add("terminate", machine, "It has no row for the second time: after a direct look it is ended.".to_owned());
             }

@@ -39,7 +39,9 @@ impl Db {
     ) -> Result<(), DbError> {
         let Some(rate) = rate else { return Ok(()) };
         let mut tx = self.pool.begin().await?;
-        sqlx::query!("-- call_rates::count_repeated_launch\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
+        sqlx::query!("-- call_rates::count_repeated_launch\n select only_row from vms.budget for update")
+            .fetch_one(&mut *tx)
+            .await?;
         put(&mut tx, place, rate, machines, now).await?;
         tx.commit().await?;
         Ok(())

@@ -93,8 +93,7 @@ impl Db {
         Ok(rows
             .into_iter()
             .map(|row| {
-                let supply =
-                    Supply { in_flight: number(row.in_flight), available: number(row.available), live: number(row.live) };
+                let supply = Supply { in_flight: number(row.in_flight), available: number(row.available), live: number(row.live) };
                 ((row.executor, row.resource_class), supply)
             })
             .collect())

@@ -103,11 +103,7 @@ impl Db {
 }
 
 /// A fitting free VM, unless another task waits for one of its kind: then the queue decides.
-pub(super) async fn pick_vm(
-    connection: &mut PgConnection,
-    new: &NewTask<'_>,
-    now: DateTime<Utc>,
-) -> Result<Option<VmId>, DbError> {
+pub(super) async fn pick_vm(connection: &mut PgConnection, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Option<VmId>, DbError> {
     let id = sqlx::query_scalar!(
         r#"-- claims::pick_vm
            select v.id as "id: VmId" from vms.vms v

@@ -91,10 +91,7 @@ impl Db {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (row.provider_id, Orphan { first_seen_at: row.first_seen_at, state: row.state }))
-            .collect())
+        Ok(rows.into_iter().map(|row| (row.provider_id, Orphan { first_seen_at: row.first_seen_at, state: row.state })).collect())
     }
 
     /// Believed to be an orphan: it is looked at once more, and then ended.
@@ -115,7 +112,8 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
-            let message = format!("Machine {machine} has no row for the second time, and the provider says that it lives: it ends next.");
+            let message =
+                format!("Machine {machine} has no row for the second time, and the provider says that it lives: it ends next.");
             events::insert(&mut tx, now, Event { kind: "machine.quarantined", task: None, vm: None, message }).await?;
         }
         tx.commit().await?;

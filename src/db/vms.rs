@@ -289,5 +289,4 @@ impl Db {
         self.wake.send();
         Ok(())
     }
-
 }

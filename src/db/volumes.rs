@@ -78,7 +78,8 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
-            let message = format!("Volume {} had no row: it is project {}'s again, in quarantine.", seen.provider_id, tags.project_id);
+            let message =
+                format!("Volume {} had no row: it is project {}'s again, in quarantine.", seen.provider_id, tags.project_id);
             events::insert(&mut tx, now, Event { kind: "volume.adopted", task: None, vm: None, message }).await?;
         }
         tx.commit().await?;

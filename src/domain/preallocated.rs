@@ -152,7 +152,8 @@ fn is_monthly(pattern: &str, _: &()) -> garde::Result {
 }
 
 fn names_a_time_within(pattern: &str, span: TimeDelta, otherwise: &str) -> garde::Result {
-    let unreadable = || garde::Error::new("is not a cron pattern of five fields such as \"0 8 * * 1-5\" (minute, hour, day, month, weekday)");
+    let unreadable =
+        || garde::Error::new("is not a cron pattern of five fields such as \"0 8 * * 1-5\" (minute, hour, day, month, weekday)");
     if pattern.split_whitespace().count() != 5 || pattern.len() > 200 {
         return Err(unreadable());
     }

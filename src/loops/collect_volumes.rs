@@ -34,7 +34,9 @@ impl Loop for CollectVolumes {
         for provider in &self.0.providers {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect volumes", place, EVERY, now).await? {
-                collect(&self.0, provider.as_ref(), now).await.with_context(|| format!("collecting volumes at {}", provider.name()))?;
+                collect(&self.0, provider.as_ref(), now)
+                    .await
+                    .with_context(|| format!("collecting volumes at {}", provider.name()))?;
             }
         }
         Ok(Vec::new())

@@ -216,8 +216,11 @@ async fn a_lost_lease_gives_nobody_up(pool: PgPool) {
     assert!(matches!(bench.db.renew_lease(&lease(&old), bench.now()).await, Err(DbError::LostLease)));
     bench.db.renew_lease(&lease(&new), bench.now()).await.unwrap();
     bench.db.confirm_terminated(&[(old.id, old.lease)], bench.now()).await.unwrap();
-    let late: Option<bool> = sqlx::query_scalar("select due_at > $1 from vms.vms where state = 'launching'").bind(bench.now())
-        .fetch_optional(&bench.db.pool).await.unwrap();
+    let late: Option<bool> = sqlx::query_scalar("select due_at > $1 from vms.vms where state = 'launching'")
+        .bind(bench.now())
+        .fetch_optional(&bench.db.pool)
+        .await
+        .unwrap();
     assert_eq!(late, Some(false), "what the old one wrote changed nothing");
 }
 

@@ -59,8 +59,7 @@ impl<'a> Queue<'a> {
         for task in waiting {
             by_key.entry(lane_key(settings, &task)).or_default().push_back(task);
         }
-        let mut queue =
-            Self { settings, now, at_work, lanes: Vec::new(), of_project: BTreeMap::new(), order: BTreeSet::new() };
+        let mut queue = Self { settings, now, at_work, lanes: Vec::new(), of_project: BTreeMap::new(), order: BTreeSet::new() };
         for (key, tasks) in by_key {
             let served_at = served_at.get(&key).copied();
             queue.of_project.entry(key.0.clone()).or_default().push(queue.lanes.len());

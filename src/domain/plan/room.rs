@@ -118,7 +118,10 @@ impl<'a> Planned<'a> {
             return Err("As many VMs are starting as may at a time; it is next.".to_owned());
         }
         let seen = supply.in_flight + supply.available;
-        let open = self.launches.iter_mut().find(|l| (l.executor, &l.resource_class) == (kind.0, &kind.1) && l.count < limits.max_batch.max(1));
+        let open = self
+            .launches
+            .iter_mut()
+            .find(|l| (l.executor, &l.resource_class) == (kind.0, &kind.1) && l.count < limits.max_batch.max(1));
         if limits.allowance.machines == 0 || (open.is_none() && limits.allowance.calls == 0) {
             return Err("The provider is asked as fast as it may be; it is next.".to_owned());
         }

@@ -72,7 +72,10 @@ pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
         }
         let spare = number(pool.len()).saturating_sub(tasks).saturating_sub(base);
         let lingered = fresh.iter().filter(|vm| limits.now - vm.since >= LINGER);
-        let leaving = stale.iter().map(|vm| (vm.id, "a fresh one took its place")).chain(lingered.map(|vm| (vm.id, "it is not needed any more")));
+        let leaving = stale
+            .iter()
+            .map(|vm| (vm.id, "a fresh one took its place"))
+            .chain(lingered.map(|vm| (vm.id, "it is not needed any more")));
         decision.drains.extend(leaving.take(spare as usize));
     }
     decision.launches = planned.into_launches();

@@ -139,7 +139,12 @@ impl Provider for OnHost {
     }
 
     fn pace(&self) -> Pace {
-        Pace { list: Duration::from_secs(10), watch: Duration::from_millis(500), terminate: Duration::ZERO, settles: Duration::ZERO }
+        Pace {
+            list: Duration::from_secs(10),
+            watch: Duration::from_millis(500),
+            terminate: Duration::ZERO,
+            settles: Duration::ZERO,
+        }
     }
 
     fn leaves_remains(&self) -> bool {

@@ -103,7 +103,9 @@ async fn leak(history: &mut History) -> Result<(), Violation> {
         let asked = calls.iter().find(|call| call.op == "terminate" && call.detail.contains(&machine));
         let late = |at: DateTime<Utc>| shown_at.is_some_and(|shown| at - shown > LEAK_ASKED_IN);
         if late(asked.map_or(history.now(), |call| call.at)) {
-            return Err(Violation::new("a leaked machine is asked to end within 90 s", format!("shown at {shown_at:?}")).machine(&machine));
+            return Err(
+                Violation::new("a leaked machine is asked to end within 90 s", format!("shown at {shown_at:?}")).machine(&machine)
+            );
         }
         if asked.is_some() {
             return Ok(());
@@ -140,7 +142,10 @@ pub(super) async fn quiesce(history: &mut History) -> Result<(), Violation> {
         if history.now() > settles {
             let rows = unended(history).await;
             if rows > 0 {
-                return Err(Violation::new("what has a row is gone soon after its end was wished", format!("{rows} rows have not ended")));
+                return Err(Violation::new(
+                    "what has a row is gone soon after its end was wished",
+                    format!("{rows} rows have not ended"),
+                ));
             }
             history.cluster.clock.advance(TimeDelta::minutes(10));
         }

@@ -181,7 +181,9 @@ impl History {
         let Some(job) = jobs.get(pick % jobs.len().max(1)) else { return Ok(()) };
         match self.put(job).await {
             Ensured::Same(row) if !job.state.is_terminal() || row.view.state == job.state => Ok(()),
-            other => Err(Violation::new("the same PUT has the same answer", format!("was {}, now {other:?}", job.state)).task(job.id)),
+            other => {
+                Err(Violation::new("the same PUT has the same answer", format!("was {}, now {other:?}", job.state)).task(job.id))
+            }
         }
     }
 
@@ -218,8 +220,7 @@ impl History {
             Change::Base { executor: Executor::Machine, count } => settings.preallocated.machine = count,
             Change::Base { executor: Executor::RemoteDocker, count } => settings.preallocated.remote_docker = count,
             Change::LargePool(count) => {
-                settings.preallocated.pools =
-                    vec![Pool { executor: Executor::Machine, resource_class: "large".to_owned(), count }];
+                settings.preallocated.pools = vec![Pool { executor: Executor::Machine, resource_class: "large".to_owned(), count }];
             }
             Change::Vms(limit) => settings.limits.vms = Some(limit),
             Change::InFlight(limit) => settings.limits.in_flight = Some(limit),

@@ -44,8 +44,11 @@ fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result<(), V
     };
     let live: Vec<&MachineTruth> = machines.iter().filter(counts).collect();
     check(history, "VMs in all", &live, |settings| settings.limits.vms)?;
-    let starting: Vec<&MachineTruth> =
-        live.iter().filter(|truth| truth.personalised_as.is_none() && !model.holds.contains_key(&truth.provider_id)).copied().collect();
+    let starting: Vec<&MachineTruth> = live
+        .iter()
+        .filter(|truth| truth.personalised_as.is_none() && !model.holds.contains_key(&truth.provider_id))
+        .copied()
+        .collect();
     check(history, "VMs in flight", &starting, |settings| settings.limits.in_flight)?;
     for class in ["medium", "large"] {
         let of_class: Vec<&MachineTruth> = live.iter().filter(|truth| truth.tags.resource_class == class).copied().collect();

@@ -17,16 +17,25 @@ pub(super) enum Operation {
     /// Nothing happens for so many milliseconds.
     Wait(i64),
     Settings(Change),
-    Hold { vm: usize, seconds: i64 },
+    Hold {
+        vm: usize,
+        seconds: i64,
+    },
     Unhold(usize),
     /// An operator ends a VM.
     Terminate(usize),
-    Crash { replica: usize, points: u32, cut: Cut },
+    Crash {
+        replica: usize,
+        points: u32,
+        cut: Cut,
+    },
     Kill(usize),
     Thaw(usize),
     /// A machine with our tags and without a row.
     PlantMachine,
-    PlantVolume { project: usize },
+    PlantVolume {
+        project: usize,
+    },
     /// A machine dies.
     KillMachine(usize),
     Faults(bool),

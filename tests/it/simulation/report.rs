@@ -68,7 +68,8 @@ impl Violation {
         writeln!(told, "  VMs:").unwrap();
         for vm in history.vms().await {
             let hold = vm.hold.map(|hold| hold.until);
-            writeln!(told, "    {} {} {:?} {} {} hold {hold:?}", vm.id, vm.state, vm.provider_id, vm.executor, vm.resource_class).unwrap();
+            writeln!(told, "    {} {} {:?} {} {} hold {hold:?}", vm.id, vm.state, vm.provider_id, vm.executor, vm.resource_class)
+                .unwrap();
         }
         writeln!(told, "  the last steps:").unwrap();
         for line in history.cluster.log.iter().rev().take(150).collect::<Vec<_>>().into_iter().rev() {
