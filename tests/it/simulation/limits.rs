@@ -9,7 +9,7 @@
 use super::history::History;
 use super::report::Violation;
 use chrono::TimeDelta;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::sim::MachineTruth;
 
@@ -22,11 +22,11 @@ const GIVEN_UP_AFTER: TimeDelta = TimeDelta::minutes(5);
 
 /// All limits.
 pub(super) async fn hold(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
-    of_machines(history, machines)?;
+    of_machines(history, machines).await?;
     of_projects(history)
 }
 
-fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
+async fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
     if machines.len() == history.model.machines_seen {
         return Ok(());
     }
@@ -44,9 +44,14 @@ fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result<(), V
     };
     let live: Vec<&MachineTruth> = machines.iter().filter(counts).collect();
     check(history, "VMs in all", &live, |settings| settings.limits.vms)?;
+    // What the API calls ended is in flight no more, although the cloud is told of it seconds later, with others.
+    let starts = ["launching", "booting"];
+    let vms = history.vms().await.into_iter().filter(|vm| starts.contains(&vm.state.as_str()));
+    let starts: BTreeSet<String> = vms.filter_map(|vm| vm.provider_id).collect();
     let starting: Vec<&MachineTruth> = live
         .iter()
-        .filter(|truth| truth.personalised_as.is_none() && !model.holds.contains_key(&truth.provider_id))
+        .filter(|truth| truth.personalised_as.is_none() && !history.model.holds.contains_key(&truth.provider_id))
+        .filter(|truth| starts.contains(&truth.provider_id))
         .copied()
         .collect();
     check(history, "VMs in flight", &starting, |settings| settings.limits.in_flight)?;
