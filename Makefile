@@ -1,6 +1,6 @@
 # The commands of the repository; each installs what it needs. Read .ci/lib.sh for the folders they use.
 
-.PHONY: demo test up down bench proof fmt
+.PHONY: demo test up down bench sim proof fmt
 
 demo:  ## everything from nothing: installs, builds, starts the service, runs two real jobs, cleans up
 	@.ci/demo
@@ -16,6 +16,9 @@ down:  ## stops what `make up` left running
 
 bench: ## measures; see the report folder
 	@.ci/bench
+
+sim:   ## SEEDS=n histories of the simulation proof (SEED=n: just that one); see the report folder
+	@.ci/sim
 
 proof: ## the long runs: the gate's tests again and again, the image from nothing
 	@.ci/proof

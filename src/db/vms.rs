@@ -133,7 +133,7 @@ impl Db {
         limit: i64,
     ) -> Result<Vec<LeasedVm>, DbError> {
         let states: Vec<String> = states.iter().map(|state| state.as_str().to_owned()).collect();
-        let rows = sqlx::query_as!(
+        let mut rows = sqlx::query_as!(
             LeasedVm,
             r#"-- vms::lease_vms
                with due as (
@@ -155,6 +155,8 @@ impl Db {
         )
         .fetch_all(&self.pool)
         .await?;
+        // In one order, whatever the plan: the same history makes the same calls.
+        rows.sort_by_key(|vm| vm.id);
         Ok(rows)
     }
 

@@ -7,7 +7,7 @@
 
 use super::resource_class::DEFAULT_CLASS;
 use super::task::Executor;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use serde::{Deserialize, Serialize};
@@ -132,7 +132,9 @@ impl Preallocated {
     /// The pattern's newest time that is not after `now`.
     fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
-        let at = Cron::from_str(pattern).ok()?.find_previous_occurrence(&now.with_timezone(&zone), true).ok()?.with_timezone(&Utc);
+        // The library keeps the fraction of the second that it starts from.
+        let from = now.trunc_subsecs(0).with_timezone(&zone);
+        let at = Cron::from_str(pattern).ok()?.find_previous_occurrence(&from, true).ok()?.with_timezone(&Utc);
         (now - at <= LOOK_BACK).then_some(at)
     }
 }

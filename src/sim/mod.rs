@@ -155,6 +155,11 @@ impl Sim {
         self.world().journal.calls().to_vec()
     }
 
+    /// The calls after the first `seen`, in the order of their effects.
+    pub fn journal_from(&self, seen: usize) -> Vec<Call> {
+        self.world().journal.calls().get(seen..).unwrap_or_default().to_vec()
+    }
+
     /// A hash of [`Sim::journal`], the same on every machine and in every version of this program that keeps its format.
     pub fn journal_digest(&self) -> u64 {
         self.world().journal.digest()

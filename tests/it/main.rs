@@ -29,6 +29,7 @@ mod rebuild;
 mod relaunch;
 mod service;
 mod sim_rules;
+mod simulation;
 mod ssh_hostile;
 mod statements;
 mod support;

@@ -1,0 +1,101 @@
+//! The limits, by the cloud's truth: machines that we made and did not ask to end, tasks that have a VM.
+//!
+//! A limit that is lowered ends nothing. So what counts is the moment of the newest decision: there may be as many as the limit allowed
+//! that was in force then, or a moment before, for settings take a moment to be taken over.
+//!
+//! Not counted, because nobody could know them when the decision was made: machines that the driver planted; those whose rows were
+//! deleted, until the service has had time to list them; and what a thawed replica sent late, with its launch given up since.
+
+use super::history::History;
+use super::report::Violation;
+use chrono::TimeDelta;
+use std::collections::{BTreeMap, BTreeSet};
+use vm_service::domain::lifecycle::TaskState;
+use vm_service::sim::MachineTruth;
+
+/// From a loss of rows to the moment when the service has counted the machines that it lost: a list each half minute, some of which fail.
+const COUNTED_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// The same in operations: clocks jump.
+const COUNTED_AFTER_OPERATIONS: usize = 25;
+/// A launch is given up after the start timeout; what is made later was sent by a replica that stood still.
+const GIVEN_UP_AFTER: TimeDelta = TimeDelta::minutes(5);
+
+/// All limits.
+pub(super) async fn hold(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
+    of_machines(history, machines).await?;
+    of_projects(history)
+}
+
+async fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
+    if machines.len() == history.model.machines_seen {
+        return Ok(());
+    }
+    history.model.machines_seen = machines.len();
+    let model = &history.model;
+    let counts = |truth: &&MachineTruth| {
+        let is_lost = model.losses.iter().any(|(at, operation)| {
+            truth.tags.created_at <= *at
+                && (history.now() < *at + COUNTED_AFTER || model.operation() < operation + COUNTED_AFTER_OPERATIONS)
+        });
+        truth.end.is_none()
+            && !is_lost
+            && !model.planted.contains_key(&truth.provider_id)
+            && truth.launched_at - truth.tags.created_at < GIVEN_UP_AFTER
+    };
+    let live: Vec<&MachineTruth> = machines.iter().filter(counts).collect();
+    check(history, "VMs in all", &live, |settings| settings.limits.vms)?;
+    // What the API calls ended is in flight no more, although the cloud is told of it seconds later, with others.
+    let starts = ["launching", "booting"];
+    let vms = history.vms().await.into_iter().filter(|vm| starts.contains(&vm.state.as_str()));
+    let starts: BTreeSet<String> = vms.filter_map(|vm| vm.provider_id).collect();
+    let starting: Vec<&MachineTruth> = live
+        .iter()
+        .filter(|truth| truth.personalised_as.is_none() && !history.model.holds.contains_key(&truth.provider_id))
+        .filter(|truth| starts.contains(&truth.provider_id))
+        .copied()
+        .collect();
+    check(history, "VMs in flight", &starting, |settings| settings.limits.in_flight)?;
+    for class in ["medium", "large"] {
+        let of_class: Vec<&MachineTruth> = live.iter().filter(|truth| truth.tags.resource_class == class).copied().collect();
+        check(history, class, &of_class, |settings| settings.resource_classes[class].limit)?;
+    }
+    Ok(())
+}
+
+fn check(
+    history: &History,
+    what: &str,
+    live: &[&MachineTruth],
+    limit: impl Fn(&vm_service::domain::settings::Settings) -> Option<u32>,
+) -> Result<(), Violation> {
+    let Some(newest) = live.iter().max_by_key(|truth| truth.tags.created_at) else { return Ok(()) };
+    match history.model.highest(newest.tags.created_at, limit) {
+        Some(limit) if live.len() > limit as usize => {
+            let ids: Vec<String> = live.iter().map(|truth| format!("{} of {}", truth.provider_id, truth.tags.created_at)).collect();
+            let detail = format!("{what}: {} and not at most {limit}: {}", live.len(), ids.join(", "));
+            Err(Violation::new("machines stay within the limits", detail).machine(&newest.provider_id))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tasks that have a VM, of each project: counted when there are more than at the last look.
+fn of_projects(history: &mut History) -> Result<(), Violation> {
+    let now = history.now();
+    let mut at_work: BTreeMap<String, usize> = BTreeMap::new();
+    let has_vm = |state| matches!(state, TaskState::Preparing | TaskState::Ready);
+    for job in history.model.jobs.values().filter(|job| job.is_open() && has_vm(job.state)) {
+        *at_work.entry(job.request.project_id.clone()).or_default() += 1;
+    }
+    // What was claimed in this operation was decided in it.
+    let limit = history.model.highest(now, |settings| settings.limits.vms_per_project);
+    for (project, count) in &at_work {
+        let before = history.model.at_work.get(project).copied().unwrap_or_default();
+        if let Some(limit) = limit.filter(|limit| *count > before && *count > *limit as usize) {
+            let detail = format!("project {project} has {count} VMs at work and not at most {limit}; it had {before}");
+            return Err(Violation::new("projects stay within their limit", detail));
+        }
+    }
+    history.model.at_work = at_work;
+    Ok(())
+}
