@@ -50,6 +50,7 @@ struct Outcome {
 
 /// Runs the history of one seed in a database of its own.
 async fn run(seed: u64, operations: usize) -> Outcome {
+    #[allow(clippy::disallowed_methods, reason = "as #[sqlx::test] does")]
     let connect: PgConnectOptions = std::env::var("DATABASE_URL").unwrap().parse().unwrap();
     let name = format!("simulation_{}_{seed}", std::process::id());
     let mut admin = connect.connect().await.unwrap();
@@ -146,6 +147,7 @@ seeds! {
 #[tokio::test]
 #[ignore = "a long run, by make sim"]
 async fn seeds_of_the_environment() {
+    #[allow(clippy::disallowed_methods, reason = "`make sim` says so which histories")]
     let number = |name: &str| -> u64 { std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1) };
     let operations = usize::try_from(number("SIM_OPERATIONS")).unwrap();
     let mut violations = 0;

@@ -43,7 +43,7 @@ pub(super) async fn calm(history: &mut History) -> Result<(), Violation> {
     })
     .await;
     let began = history.now();
-    until(history, "calm: every task that waits is ready or failed", SETTLED_IN, |history| is_served(history)).await?;
+    until(history, "calm: every task that waits is ready or failed", SETTLED_IN, is_served).await?;
     leak(history).await?;
     for job in history.model.open() {
         history.release_job(job).await;
@@ -122,7 +122,7 @@ pub(super) async fn quiesce(history: &mut History) -> Result<(), Violation> {
         settings.preallocated.pools.clear();
     })
     .await;
-    until(history, "end: every task that waits is ready or failed", SETTLED_IN, |history| is_served(history)).await?;
+    until(history, "end: every task that waits is ready or failed", SETTLED_IN, is_served).await?;
     for job in history.model.open() {
         history.release_job(job).await;
     }
