@@ -37,6 +37,9 @@ create table vms.call_rates (
     primary key (provider, place, bucket)
 );
 
+-- Which settings the limits are those of: a replica that stood still does not put older ones back.
+alter table vms.budget add column settings_version bigint not null default 0;
+
 -- Work that one replica does for all: who takes the turn moves it on.
 create table vms.turns (
     name text not null,
@@ -228,12 +231,18 @@ begin
         for update skip locked;
     end if;
     if free is not null then
-        begin
+        if (select b.max_vms_per_project from vms.budget b) is null then
+            -- Its row is locked, and no limit is in the way: it cannot be refused.
             perform vms.claim(the_task, free, now);
             claimed := true;
-        exception when sqlstate 'VM001' or sqlstate 'VM002' then
-            -- Over its project's limit: it waits.
-        end;
+        else
+            begin
+                perform vms.claim(the_task, free, now);
+                claimed := true;
+            exception when sqlstate 'VM002' then
+                -- Over its project's limit: it waits.
+            end;
+        end if;
     end if;
     if not claimed then
         select count(*) into before from

@@ -40,10 +40,10 @@ impl Loop for TakeSettings {
         self.db.beat(now).await?;
         match self.db.find_settings().await {
             Ok(Some(newest)) if newest.version != self.settings.borrow().version => self.take(newest).await?,
-            Ok(_) => {
+            Ok(saved) => {
                 // A database that is new, or an older copy, has other limits than those in force here.
                 let known = self.settings.borrow().clone();
-                self.limit(&known).await?;
+                self.limit(&Versioned { version: saved.map_or(0, |newest| newest.version), ..known }).await?;
                 self.problem.send_if_modified(|problem| problem.take().is_some());
             }
             Err(DbError::Refused(error)) => {
@@ -77,7 +77,7 @@ impl TakeSettings {
     /// A process without the provider does not know what it carries, and leaves the limits to one that does.
     async fn limit(&self, known: &Versioned) -> Result<(), DbError> {
         match super::chosen(&self.providers, &known.settings) {
-            Some(provider) => self.db.apply_limits(&known.settings, provider.capacity()).await,
+            Some(provider) => self.db.apply_limits(known, provider.capacity()).await,
             None => Ok(()),
         }
     }

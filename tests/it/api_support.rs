@@ -132,7 +132,8 @@ impl Api {
             let caller = Caller { principal: token.trim_start_matches("vms_").to_owned(), role };
             api.state.db.insert_token(TokenId(Uuid::new_v4()), &caller, &sealer.token_hashes(token)[0], start()).await.unwrap();
         }
-        api.state.db.apply_limits(&Settings::default(), Budget { vms: 100, in_flight: 100, volumes: 0 }).await.unwrap();
+        let seed = Versioned { version: 0, settings: Settings::default() };
+        api.state.db.apply_limits(&seed, Budget { vms: 100, in_flight: 100, volumes: 0 }).await.unwrap();
         api
     }
 
