@@ -3,7 +3,8 @@
 -- Tasks ---------------------------------------------------------------------------------------------------------------------------
 alter table vms.tasks
     add column claimed_at timestamptz,            -- when it was last given a VM: what a project got lately
-    add column waiting_reason text;               -- told in its timeline already
+    add column waiting_reason text,               -- told in its timeline already
+    add column unfit_vms integer not null default 0; -- VMs that could not be made fit for it
 create index tasks_claimed on vms.tasks (claimed_at) where claimed_at is not null;
 
 -- VMs -----------------------------------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ create table vms.call_rates (
 );
 
 -- Which settings the limits are those of: a replica that stood still does not put older ones back.
-alter table vms.budget add column settings_version bigint not null default 0;
+alter table vms.budget add column settings_version bigint not null default -1;
 
 -- Work that one replica does for all: who takes the turn moves it on.
 create table vms.turns (

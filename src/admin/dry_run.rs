@@ -47,6 +47,10 @@ async fn machines(
     add: &mut impl FnMut(&'static str, String, String),
 ) -> anyhow::Result<()> {
     let decision = plan_gc(&collect::gather(world, provider, now).await?, now);
+    let due = collect::list_due(world, provider, now).await?;
+    for orphan in &due {
+        add("terminate", format!("machine {}", orphan.provider_id), format!("It has no row: {}.", orphan.reason));
+    }
     for (launch, machine) in decision.adopt {
         add("adopt", format!("machine {machine}"), format!("Launch {launch} has a row for it; its answer was lost."));
     }
@@ -59,7 +63,8 @@ async fn machines(
     for (vm, machine, since) in decision.lost {
         add("give up", format!("VM {vm}"), format!("No list since {since} shows its machine {machine}; a direct look decides."));
     }
-    for rowless in decision.rowless {
+    let is_due = |machine: &str| due.iter().any(|orphan| orphan.provider_id == machine);
+    for rowless in decision.rowless.into_iter().filter(|rowless| !is_due(&rowless.machine.provider_id)) {
         let machine = format!("machine {}", rowless.machine.provider_id);
         match rowless.ends_at {
             Some(ends_at) => {

@@ -68,7 +68,7 @@ impl Service {
     pub(super) async fn new(parts: Parts) -> anyhow::Result<Self> {
         let clock = Arc::new(ServiceClock::new());
         measure(&parts.db, &clock).await?;
-        let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed });
+        let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed.clone() });
         let (problem_out, problem) = watch::channel(None);
         let take = TakeSettings { db: parts.db.clone(), providers: parts.providers.clone(), settings, problem: problem_out };
         // Saved settings that this binary cannot read are told by the tick, and mended over the API; the seed holds until then.
@@ -77,17 +77,9 @@ impl Service {
         if seed.version == 0 {
             take.take(seed).await?;
         }
-        let world = World {
-            db: parts.db,
-            providers: parts.providers,
-            guest: Arc::new(LinuxGuest),
-            sealer: parts.sealer,
-            clock: clock.clone(),
-            installation: parts.installation,
-            settings: follow,
-            fresh_id: Arc::new(Uuid::now_v7),
-        };
-        Ok(Self { world, take, problem, clock, server: parts.server })
+        let server = parts.server.clone();
+        let world = world(parts, clock.clone(), follow);
+        Ok(Self { world, take, problem, clock, server })
     }
 
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
@@ -126,6 +118,19 @@ impl Service {
             task.await.context("a task of the service panicked")?;
         }
         served
+    }
+}
+
+fn world(parts: Parts, clock: Arc<ServiceClock>, settings: watch::Receiver<Versioned>) -> World {
+    World {
+        db: parts.db,
+        providers: parts.providers,
+        guest: Arc::new(LinuxGuest),
+        sealer: parts.sealer,
+        clock,
+        installation: parts.installation,
+        settings,
+        fresh_id: Arc::new(Uuid::now_v7),
     }
 }
 
@@ -187,14 +192,20 @@ pub(super) async fn role(
 
 /// `vm-service gc --dry-run`.
 pub(super) async fn gc_dry_run(arguments: &RoleArguments, config: &Config, json: bool) -> anyhow::Result<()> {
-    let service = match external(config) {
-        Ok(_) => Service::new(parts(arguments, config).await?).await?,
+    let parts = match external(config) {
+        Ok(_) => parts(arguments, config).await?,
         Err(_) => {
             let default = || config::default_data_folder(super::service_user::is_root());
             super::up::look_at(&arguments.data.clone().unwrap_or_else(default), config).await?
         }
     };
-    let findings = admin::dry_run::look(&service.world, service.clock.now()).await?;
+    let clock = Arc::new(ServiceClock::new());
+    measure(&parts.db, &clock).await?;
+    // No sign of life is given, and no limit is touched: the settings in force are only read.
+    let newest = parts.db.find_settings().await?.unwrap_or(Versioned { version: 0, settings: parts.seed.clone() });
+    let (_keep, settings) = watch::channel(newest);
+    let world = world(parts, clock.clone(), settings);
+    let findings = admin::dry_run::look(&world, clock.now()).await?;
     admin::dry_run::print(&findings, json, &mut std::io::stdout().lock())
 }
 

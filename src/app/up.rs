@@ -109,21 +109,21 @@ async fn start(arguments: &UpArguments, config: &Config, data: &Path, server: Se
     let db = Db::lazily(server.options(), POOL);
     db.migrate().await?;
     ensure_operator_token(data, &db, &ensure_sealer(data, config)?).await?;
-    assemble(data, config, server, db, arguments.network).await
+    Service::new(assemble(data, config, server, db, arguments.network).await?).await
 }
 
-/// The service of a running `up`, looked at from outside.
+/// The parts of a running `up`, looked at from outside.
 ///
 /// # Errors
 /// One sentence that says what to do.
-pub(super) async fn look_at(data: &Path, config: &Config) -> anyhow::Result<Service> {
+pub(super) async fn look_at(data: &Path, config: &Config) -> anyhow::Result<Parts> {
     let server = Embedded::address_in(data)?;
     let db = Db::lazily(server.options(), POOL);
     db.check_schema().await.with_context(|| format!("is `vm-service up` running with {}?", data.display()))?;
     assemble(data, config, server, db, VmNetwork::default()).await
 }
 
-async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network: VmNetwork) -> anyhow::Result<Service> {
+async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network: VmNetwork) -> anyhow::Result<Parts> {
     let sealer = Arc::new(ensure_sealer(data, config)?);
     let installation = service::ensure_installation(&db, Some(kept_installation(data, config, &db).await?)).await?;
     let host = ensure_host(data, &config.host)?;
@@ -133,7 +133,7 @@ async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network:
         settings.on_host.network = network;
         settings
     });
-    Service::new(Parts { server, db, sealer, installation, providers: vec![provider], seed }).await
+    Ok(Parts { server, db, sealer, installation, providers: vec![provider], seed })
 }
 
 /// The name of this host at the first start: rows of its VMs carry it, so a host that is renamed keeps them.

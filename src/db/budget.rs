@@ -6,11 +6,11 @@ use crate::domain::settings::Budget;
 use serde_json::{Map, Value};
 
 impl Db {
-    /// Puts the limits of these settings in force where they are not, unless those of newer ones are, where `capacity` is what the provider carries when they name none.
+    /// Puts the limits of these settings in force where they are not, unless those of newer ones are, or, without `again`, of the same; where `capacity` is what the provider carries when they name none.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn apply_limits(&self, newest: &Versioned, capacity: Budget) -> Result<(), DbError> {
+    pub async fn apply_limits(&self, newest: &Versioned, capacity: Budget, again: bool) -> Result<(), DbError> {
         let settings = &newest.settings;
         let budget = settings.budget(capacity);
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
@@ -20,7 +20,8 @@ impl Db {
             "-- budget::apply_limits
              insert into vms.budget as b (max_vms, max_in_flight, max_volumes, max_vms_per_project, max_vms_per_class,
                                           settings_version)
-             values ($1, $2, $3, $4, $5, $6)
+             select $1::int, $2::int, $3::int, $4::int, $5::jsonb, $6::bigint
+             where not exists (select from vms.budget where settings_version > $6 or (settings_version = $6 and not $7::bool))
              on conflict (only_row) do update
              set max_vms = $1, max_in_flight = $2, max_volumes = $3, max_vms_per_project = $4, max_vms_per_class = $5,
                  settings_version = $6
@@ -33,6 +34,7 @@ impl Db {
             settings.limits.vms_per_project.map(number),
             Value::Object(per_class),
             newest.version,
+            again,
         )
         .execute(&self.pool)
         .await?;

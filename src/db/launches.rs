@@ -298,6 +298,27 @@ impl Db {
         Ok(())
     }
 
+    /// Ends launches that nobody works on long after their time: whoever served their place is gone. Returns how many.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn end_abandoned_launches(&self, decided_before: DateTime<Utc>, now: DateTime<Utc>) -> Result<usize, DbError> {
+        let abandoned = sqlx::query!(
+            r#"-- launches::end_abandoned_launches
+               update vms.launches set lease_token = lease_token + 1
+               where state = 'requested' and created_at <= $1 and (lease_until is null or lease_until <= $2)
+               returning id as "id: LaunchId", lease_token"#,
+            decided_before,
+            now,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for launch in &abandoned {
+            self.end_launch(launch.id, launch.lease_token, End::Failed("nobody serves its place any more"), now).await?;
+        }
+        Ok(abandoned.len())
+    }
+
     /// Puts the call back.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ const BEAT: TimeDelta = TimeDelta::seconds(5);
 /// nothing is made.
 const SILENCE: TimeDelta = TimeDelta::seconds(60);
 
+/// A loss is noted by the database while the service works: what was made a moment later may be part of it.
+const MARGIN: TimeDelta = TimeDelta::seconds(10);
 /// Without a list for so long, launches go on: jobs wait, and a `gc` that is down must not stop them.
 const BLIND_MAX: TimeDelta = TimeDelta::minutes(2);
 
@@ -22,6 +24,16 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn beat(&self, now: DateTime<Utc>) -> Result<(), DbError> {
+        let fresh = sqlx::query_scalar!(
+            r#"-- losses::beat (fresh)
+               select exists (select from vms.pulse where at >= $1) as "fresh!""#,
+            now - BEAT
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if fresh {
+            return Ok(());
+        }
         let mut tx = self.pool.begin().await?;
         let last = sqlx::query_scalar!(
             "-- losses::beat
@@ -54,7 +66,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn close_losses(&self, now: DateTime<Utc>) -> Result<(), DbError> {
-        sqlx::query!("-- losses::close_losses\n update vms.losses set until = $1 where until is null", now)
+        sqlx::query!("-- losses::close_losses\n update vms.losses set until = $1 where until is null", now + MARGIN)
             .execute(&self.pool)
             .await?;
         Ok(())

@@ -5,9 +5,12 @@ use super::events::{self, Event};
 use super::{Db, DbError, breakers};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
-use crate::domain::lifecycle::TaskState;
+use crate::domain::lifecycle::{TaskState, VmState};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+
+/// A task is failed when this many VMs could not be made fit for it: the fault is in what it asks for, or in the image.
+const UNFIT_MAX: i32 = 3;
 
 /// Why a VM cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +120,30 @@ impl Db {
         Ok(ended)
     }
 
-    /// An operator ends VMs; a task that runs on one fails with that reason. Held ones stay. Returns those whose end began.
+    /// An operator ends VMs; a task that runs on one fails with that reason. Held ones stay, and with `only` those that are in another
+    /// state by now. Returns those whose end began.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn terminate_vms(&self, vms: &[VmId], failure: &Failure, now: DateTime<Utc>) -> Result<Vec<VmId>, DbError> {
+    pub async fn terminate_vms(
+        &self,
+        vms: &[VmId],
+        only: Option<VmState>,
+        failure: &Failure,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<VmId>, DbError> {
         let mut tx = self.pool.begin().await?;
         lock_tasks_of(&mut tx, vms).await?;
-        let ended = end_vms(&mut tx, vms, &failure.detail, now).await?;
+        let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+        let vms = sqlx::query_scalar!(
+            r#"-- release::terminate_vms
+               select id as "id: VmId" from vms.vms where id = any($1) and ($2::text is null or state = $2) order by id for update"#,
+            &ids,
+            only.map(VmState::as_str),
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let ended = end_vms(&mut tx, &vms, &failure.detail, now).await?;
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
         tx.commit().await?;
         self.wake.send();
@@ -177,7 +196,8 @@ impl Db {
         if !holds {
             return Err(DbError::LostLease);
         }
-        requeue_preparing(&mut tx, vm, &failure.detail, now).await?;
+        let unfit = matches!(evidence, Evidence::Unfit { .. });
+        requeue_preparing(&mut tx, vm, unfit, &failure.detail, now).await?;
         // A hold on a dead machine keeps nothing; a held machine that lives is kept aside until the hold ends.
         sqlx::query!(
             "-- release::give_up_vm (hold, console)
@@ -233,13 +253,24 @@ async fn quarantine(connection: &mut PgConnection, vm: VmId, reason: &str) -> Re
     Ok(())
 }
 
-async fn requeue_preparing(connection: &mut PgConnection, vm: VmId, detail: &str, now: DateTime<Utc>) -> Result<(), DbError> {
+/// The task waits again; with `unfit` it counts, and one that no VM can be made fit for is left to its caller to fail.
+async fn requeue_preparing(
+    connection: &mut PgConnection,
+    vm: VmId,
+    unfit: bool,
+    detail: &str,
+    now: DateTime<Utc>,
+) -> Result<(), DbError> {
     let tasks = sqlx::query_scalar!(
         r#"-- release::requeue_preparing
-           update vms.tasks set state = 'queued', vm_id = null, due_at = $2, waiting_reason = null, lease_token = lease_token + 1, lease_until = null
-           where vm_id = $1 and state = 'preparing' returning id as "id: TaskId""#,
+           update vms.tasks
+           set state = 'queued', vm_id = null, due_at = $2, waiting_reason = null, lease_token = lease_token + 1, lease_until = null,
+               unfit_vms = unfit_vms + $3
+           where vm_id = $1 and state = 'preparing' and unfit_vms + $3 < $4 returning id as "id: TaskId""#,
         vm.0,
-        now
+        now,
+        i32::from(unfit),
+        UNFIT_MAX,
     )
     .fetch_all(&mut *connection)
     .await?;

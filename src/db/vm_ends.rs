@@ -152,11 +152,11 @@ impl Db {
         Ok(())
     }
 
-    /// These machines are gone, or none will come for these VMs. Said twice, the second time changes nothing.
+    /// The machines of these VMs are gone; or, of VMs without one (`unbound`), none will come. Said twice, the second time changes nothing.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn confirm_terminated(&self, vms: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
+    pub async fn confirm_terminated(&self, vms: &[VmId], unbound: bool, now: DateTime<Utc>) -> Result<(), DbError> {
         if vms.is_empty() {
             return Ok(());
         }
@@ -165,10 +165,11 @@ impl Db {
         let gone = sqlx::query!(
             r#"-- vm_ends::confirm_terminated
                update vms.vms set state = 'terminated', terminated_at = $2, lease_token = lease_token + 1, lease_until = null
-               where id = any($1) and state = 'terminating'
+               where id = any($1) and state = 'terminating' and (provider_id is null) = $3
                returning id as "id: VmId", launch_id as "launch: LaunchId""#,
             &ids,
             now,
+            unbound,
         )
         .fetch_all(&mut *tx)
         .await?;

@@ -37,10 +37,6 @@ pub struct LeasedVm {
     pub docker_port: Option<i32>,
     /// Its identity, sealed.
     pub identity_sealed: Option<Vec<u8>>,
-    /// When it was bound to its machine.
-    pub launched_at: Option<DateTime<Utc>>,
-    /// When it ends itself.
-    pub absolute_end_at: DateTime<Utc>,
 }
 
 /// A VM whose machine has not been met.
@@ -145,7 +141,7 @@ impl Db {
                from due where v.id = due.id
                returning v.id as "id: VmId", v.lease_token as lease, v.launch_id as "launch: LaunchId", v.state as "state: VmState",
                          v.executor as "executor: Executor", v.provider_id, v.deadline_at, v.address, v.ssh_port, v.docker_port,
-                         v.identity_sealed, v.launched_at, v.absolute_end_at"#,
+                         v.identity_sealed"#,
             &states,
             place.0,
             place.1,

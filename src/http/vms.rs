@@ -84,7 +84,7 @@ async fn delete_vm(
     Path(id): Path<VmId>,
 ) -> Result<axum::Json<VmView>, Problem> {
     find(&state, id).await?;
-    state.db.terminate_vms(&[id], &by_operator(&caller), state.clock.now()).await?;
+    state.db.terminate_vms(&[id], None, &by_operator(&caller), state.clock.now()).await?;
     let vm = find(&state, id).await?;
     if matches!(vm.state, VmState::Terminating | VmState::Terminated) {
         return Ok(axum::Json(vm));
@@ -106,6 +106,7 @@ async fn terminate_vms(
     Operator(caller): Operator,
     Json(request): Json<TerminateRequest>,
 ) -> Result<axum::Json<Terminated>, Problem> {
+    let only = request.state;
     let vms = match (request.ids, request.state, request.unknown) {
         (None, None, true) => {
             let machines = state.db.end_unknown(&caller.principal, state.clock.now()).await?;
@@ -118,7 +119,7 @@ async fn terminate_vms(
         }
         _ => return Err(Problem::field("ids", "say which VMs by one of \"ids\", \"state\" and \"unknown\".")),
     };
-    let terminating = state.db.terminate_vms(&vms, &by_operator(&caller), state.clock.now()).await?;
+    let terminating = state.db.terminate_vms(&vms, only, &by_operator(&caller), state.clock.now()).await?;
     let kept = vms.into_iter().filter(|vm| !terminating.contains(vm)).collect();
     Ok(axum::Json(Terminated { terminating, kept, machines: Vec::new() }))
 }

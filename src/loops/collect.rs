@@ -6,7 +6,7 @@
 //!
 //! Not here: volumes (`collect_volumes`).
 
-use super::{Act, Loop, World};
+use super::{Act, Loop, World, told};
 use crate::db::DbError;
 use crate::db::orphans::DueOrphan;
 use crate::db::release::Evidence;
@@ -103,13 +103,6 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
     Ok(())
 }
 
-/// One that resists does not hide those behind it: it is told, and tried again at the next tick.
-fn told<T>(done: anyhow::Result<T>, about: &str) {
-    if let Err(error) = done {
-        tracing::warn!(about, error = format!("{error:#}"), "could not be collected this time");
-    }
-}
-
 async fn adopt(world: &World, decision: &Decision, now: DateTime<Utc>) {
     let mut of_launch: BTreeMap<LaunchId, Vec<String>> = BTreeMap::new();
     for (launch, machine) in &decision.adopt {
@@ -148,11 +141,20 @@ async fn quarantine(world: &World, provider: &dyn Provider, machine: &str, now: 
     Ok(())
 }
 
+/// Machines without a row whose end is due.
+///
+/// # Errors
+/// The database's.
+pub async fn list_due(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> anyhow::Result<Vec<DueOrphan>> {
+    let place = (provider.name(), provider.place());
+    Ok(world.db.list_due_orphans(place, now - QUARANTINE, now - ASK_AGAIN, now).await?)
+}
+
 /// Ends machines without a row whose time has come; each is looked for among the rows once more.
 async fn end_orphans(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> anyhow::Result<()> {
     let place = (provider.name(), provider.place());
     let mut ending: Vec<DueOrphan> = Vec::new();
-    for orphan in world.db.list_due_orphans(place, now - QUARANTINE, now - ASK_AGAIN, now).await? {
+    for orphan in list_due(world, provider, now).await? {
         if world.db.is_without_row(&orphan.provider_id).await? {
             ending.push(orphan);
         } else {

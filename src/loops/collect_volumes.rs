@@ -5,11 +5,10 @@
 //!
 //! Not here: deleting what is not used; no volume is deleted here.
 
-use super::{Act, Loop, World};
+use super::{Act, Loop, World, told};
 use crate::domain::ids::VolumeId;
 use crate::domain::plan::gc_volumes::{SeenVolume, Snapshot, plan_gc_volumes};
 use crate::provider::Provider;
-use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
@@ -34,9 +33,7 @@ impl Loop for CollectVolumes {
         for provider in &self.0.providers {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect volumes", place, EVERY, now).await? {
-                collect(&self.0, provider.as_ref(), now)
-                    .await
-                    .with_context(|| format!("collecting volumes at {}", provider.name()))?;
+                told(collect(&self.0, provider.as_ref(), now).await, provider.name());
             }
         }
         Ok(Vec::new())
@@ -63,7 +60,8 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
         db.bind_volume(*row, volume).await?;
     }
     for volume in &decision.adopt {
-        db.adopt_volume((provider.name(), provider.place()), volume, VolumeId((world.fresh_id)()), now).await?;
+        let (place, fresh) = ((provider.name(), provider.place()), VolumeId((world.fresh_id)()));
+        told(db.adopt_volume(place, volume, fresh, now).await.map_err(anyhow::Error::from), &volume.provider_id);
     }
     db.note_missing_volumes(&decision.missing, &decision.seen_again, now).await?;
     for (row, volume) in &decision.lost {

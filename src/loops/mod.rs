@@ -108,6 +108,13 @@ impl Act {
     }
 }
 
+/// One that resists does not hide those behind it: it is told, and tried again at the next tick.
+fn told<T>(done: anyhow::Result<T>, about: &str) {
+    if let Err(error) = done {
+        tracing::warn!(about, error = format!("{error:#}"), "could not be done this time");
+    }
+}
+
 /// A loop.
 #[async_trait]
 pub trait Loop: Send + Sync {

@@ -7,6 +7,7 @@ use crate::db::claims::Preparing;
 use crate::db::leases::Lease;
 use crate::db::release::Evidence;
 use crate::domain::failure::{Failure, FailureCode};
+use crate::guest::GuestError;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -48,7 +49,9 @@ impl Loop for Prepare {
 async fn prepare(world: &World, task: &Preparing) -> anyhow::Result<()> {
     let refused = match authorise(world, task).await {
         Ok(()) => return Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
-        Err(error) => error,
+        // The VM's fault costs the VM; ours, such as a sealing key that is missing here, does not.
+        Err(error) if error.is::<GuestError>() => error,
+        Err(error) => return Err(error),
     };
     let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {refused:#}"));
     let evidence = Evidence::Unfit { task: task.id, lease: task.lease };

@@ -38,12 +38,14 @@ impl Loop for TakeSettings {
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
         // Every role looks here each second: what follows is also the service's sign of life.
         self.db.beat(now).await?;
+        self.db.close_losses(now).await?;
         match self.db.find_settings().await {
-            Ok(Some(newest)) if newest.version != self.settings.borrow().version => self.take(newest).await?,
+            Ok(Some(newest)) if newest != *self.settings.borrow() => self.take(newest).await?,
             Ok(saved) => {
                 // A database that is new, or an older copy, has other limits than those in force here.
                 let known = self.settings.borrow().clone();
-                self.limit(&Versioned { version: saved.map_or(0, |newest| newest.version), ..known }).await?;
+                let version = saved.map_or(0, |newest| newest.version);
+                self.limit(&Versioned { version, ..known }, false).await?;
                 self.problem.send_if_modified(|problem| problem.take().is_some());
             }
             Err(DbError::Refused(error)) => {
@@ -64,7 +66,7 @@ impl TakeSettings {
     /// # Errors
     /// The database's; nothing was taken over then.
     pub async fn take(&self, newest: Versioned) -> Result<(), DbError> {
-        self.limit(&newest).await?;
+        self.limit(&newest, true).await?;
         for provider in &self.providers {
             provider.configure(&newest.settings);
         }
@@ -75,9 +77,9 @@ impl TakeSettings {
     }
 
     /// A process without the provider does not know what it carries, and leaves the limits to one that does.
-    async fn limit(&self, known: &Versioned) -> Result<(), DbError> {
+    async fn limit(&self, known: &Versioned, again: bool) -> Result<(), DbError> {
         match super::chosen(&self.providers, &known.settings) {
-            Some(provider) => self.db.apply_limits(known, provider.capacity()).await,
+            Some(provider) => self.db.apply_limits(known, provider.capacity(), again).await,
             None => Ok(()),
         }
     }

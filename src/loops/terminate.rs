@@ -1,4 +1,4 @@
-//! Asks the provider to end the machines whose VM is `terminating`, many in one call, and again until it says that they are gone.
+//! Asks the provider to end the machines whose VM is `terminating`, many in one call, and again as long as they are there.
 //!
 //! Reads: `vms`. Writes: `vms`. Calls: `Provider::terminate`. Runs: in `serve`.
 //!
@@ -73,7 +73,7 @@ async fn end(world: &World, provider: &dyn Provider, vms: &[LeasedVm]) -> anyhow
     // Its launch may still bring a machine; that one is bound to this row, and ended then.
     let open = world.db.list_open_launches(&unbound.iter().map(|vm| vm.launch).collect::<Vec<_>>()).await?;
     let (waiting, gone): (Vec<_>, Vec<_>) = unbound.into_iter().partition(|vm| open.contains(&vm.launch));
-    world.db.confirm_terminated(&gone.into_iter().map(|vm| vm.id).collect::<Vec<_>>(), now).await?;
+    world.db.confirm_terminated(&gone.into_iter().map(|vm| vm.id).collect::<Vec<_>>(), true, now).await?;
     world.db.postpone_vms(&leases(waiting), now + LOOK_AGAIN).await?;
     Ok(())
 }

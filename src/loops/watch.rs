@@ -5,14 +5,13 @@
 //!
 //! Not here: first contact (`reach`); asking machines to end (`terminate`); machines that work or idle (`collect`).
 
-use super::{Act, Loop, World, reach};
+use super::{Act, Loop, World, reach, told};
 use crate::db::DbError;
 use crate::db::release::Evidence;
 use crate::db::vm_ends::Ending;
 use crate::db::vms::{Place, Starting};
 use crate::domain::ids::VmId;
 use crate::provider::{Address, Machine, MachineState, Pace, Provider};
-use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
@@ -36,7 +35,7 @@ impl Loop for Watch {
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
         for provider in &self.0.providers {
-            look(&self.0, provider.as_ref(), now).await.with_context(|| format!("watching machines at {}", provider.name()))?;
+            told(look(&self.0, provider.as_ref(), now).await, provider.name());
         }
         Ok(Vec::new())
     }
@@ -67,21 +66,25 @@ async fn see_starting(
     seen: &BTreeMap<&str, &Machine>,
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    let mut running = Vec::new();
+    let (mut running, mut over) = (Vec::new(), Vec::new());
     for vm in starting {
         match seen.get(vm.provider_id.as_str()).map(|machine| (machine.state, machine.address)) {
             Some((MachineState::Running, Some(address))) if vm.launching => running.push((vm.id, address)),
             Some((MachineState::Stopped | MachineState::Terminated, _)) => {
-                give_up(world, provider, vm, Evidence::MachineDead, "its machine died while it started", now).await?;
+                over.push((vm, Evidence::MachineDead, "its machine died while it started"));
             }
             // Just after a launch "not known" means "not yet".
             _ if vm.launching && vm.deadline_at.is_some_and(|deadline| now >= deadline) => {
-                give_up(world, provider, vm, Evidence::NeverRan, "its machine did not run in time", now).await?;
+                over.push((vm, Evidence::NeverRan, "its machine did not run in time"));
             }
             _ => {}
         }
     }
-    boot(world, &running, now).await
+    boot(world, &running, now).await?;
+    for (vm, evidence, reason) in over {
+        told(give_up(world, provider, vm, evidence, reason, now).await, &vm.provider_id);
+    }
+    Ok(())
 }
 
 /// These machines run: they are met from now on.
@@ -114,7 +117,7 @@ async fn see_ending(
             Some(_) | None => {}
         }
     }
-    world.db.confirm_terminated(&gone, now).await?;
+    world.db.confirm_terminated(&gone, false, now).await?;
     if !unheard.is_empty() {
         world.db.ask_end_again(&unheard, now).await?;
     }

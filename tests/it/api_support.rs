@@ -133,7 +133,7 @@ impl Api {
             api.state.db.insert_token(TokenId(Uuid::new_v4()), &caller, &sealer.token_hashes(token)[0], start()).await.unwrap();
         }
         let seed = Versioned { version: 0, settings: Settings::default() };
-        api.state.db.apply_limits(&seed, Budget { vms: 100, in_flight: 100, volumes: 0 }).await.unwrap();
+        api.state.db.apply_limits(&seed, Budget { vms: 100, in_flight: 100, volumes: 0 }, true).await.unwrap();
         api
     }
 

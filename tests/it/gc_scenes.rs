@@ -168,7 +168,7 @@ async fn not_found_just_after_the_launch_means_not_yet(pool: PgPool) {
         sqlx::query_scalar("select id from vms.vms where state = 'launching'").fetch_one(&bench.db.pool).await.unwrap();
     bench.db.release_task(gone, bench.now()).await.unwrap();
     let failure = vm_service::domain::failure::Failure::new(FailureCode::TerminatedByOperator, "ended by the operator op");
-    bench.db.terminate_vms(&[vm_service::domain::ids::VmId(vm)], &failure, bench.now()).await.unwrap();
+    bench.db.terminate_vms(&[vm_service::domain::ids::VmId(vm)], None, &failure, bench.now()).await.unwrap();
     bench.turn(60).await;
     assert_eq!(bench.sim.live().len(), 1, "no machine leaked");
     bench.turn_by(40, TimeDelta::seconds(10)).await;

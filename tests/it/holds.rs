@@ -90,11 +90,11 @@ async fn a_hold_survives_an_operators_termination(pool: PgPool) {
     let (task, vm, machine) = bench.job("p").await;
     bench.hold(vm, DAYS).await;
     let failure = Failure::new(FailureCode::TerminatedByOperator, "ended by the operator op");
-    assert_eq!(bench.db.terminate_vms(&[vm], &failure, bench.now()).await.unwrap(), []);
+    assert_eq!(bench.db.terminate_vms(&[vm], None, &failure, bench.now()).await.unwrap(), []);
     bench.turn(2).await;
     assert_eq!((bench.state(task).await, bench.lives(&machine)), (TaskState::Ready, true));
     assert!(bench.db.set_vm_hold(vm, None, "op", bench.now()).await.unwrap());
-    assert_eq!(bench.db.terminate_vms(&[vm], &failure, bench.now()).await.unwrap(), [vm]);
+    assert_eq!(bench.db.terminate_vms(&[vm], None, &failure, bench.now()).await.unwrap(), [vm]);
     bench.turn(2).await;
     assert_eq!(bench.task(task).await.view.failure.unwrap().code, FailureCode::TerminatedByOperator);
     assert!(!bench.lives(&machine));

@@ -88,10 +88,10 @@ async fn a_stale_worker_changes_no_vm(pool: PgPool) {
     lost(db.renew_lease(&Lease::Vms(vec![(old.id, old.lease)]), now).await);
     db.postpone_vms(&[(old.id, old.lease)], later).await.unwrap();
     db.mark_end_asked(&[(old.id, old.lease)], later, now).await.unwrap();
-    db.confirm_terminated(&[old.id], now).await.unwrap();
+    db.confirm_terminated(&[old.id], false, now).await.unwrap();
     assert_eq!(rows(&bench).await, before, "a VM that is not to end is not confirmed to be gone");
     // The end of the VM begins: even the newest lease from before is void.
-    assert_eq!(db.terminate_vms(&[new.id], &failure, now).await.unwrap(), [new.id]);
+    assert_eq!(db.terminate_vms(&[new.id], None, &failure, now).await.unwrap(), [new.id]);
     let before = rows(&bench).await;
     lost(db.keep_identity(new.id, new.lease, b"late").await);
     lost(db.make_available(&new, "late", later, later, now).await);

@@ -133,3 +133,35 @@ async fn a_throttled_repetition_forgets_nothing(pool: PgPool) {
     assert_eq!((bench.sim.live().len(), bench.states().await.as_str()), (0, ""));
     assert_eq!(bench.count("select count(*) from vms.events where kind = 'machine.orphan'").await, 0);
 }
+
+/// Row 14: a launch whose place nobody serves any more does not count as a VM on its way for ever.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_launch_that_nobody_serves_is_ended_and_its_task_served(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let task = bench.ask(&bench.request("p")).await.view.id;
+    bench.tick(&Assign(bench.world.clone())).await;
+    for table in ["launches", "vms"] {
+        let gone = format!("update vms.{table} set place = 'gone'");
+        sqlx::query(sqlx::AssertSqlSafe(gone)).execute(&bench.db.pool).await.unwrap();
+    }
+    bench.turn_by(35, TimeDelta::seconds(10)).await;
+    assert_eq!(bench.state(task).await, TaskState::Queued, "a VM is on its way, as far as anybody knows");
+    bench.turn_until(task, TaskState::Ready, 40).await;
+    assert_eq!(bench.states().await, "assigned 1");
+}
+
+/// A task for which no VM can be made fit does not use up VM after VM.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_task_that_no_vm_is_fit_for_fails(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let mut request = bench.request("p");
+    request.ssh_public_keys = vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJFVYFMhlT7YTWEvJTC1Y0nWrTbGQ/u1Plu0xVKQkxJZ".to_owned()];
+    let task = bench.ask(&request).await.view.id;
+    for _ in 0..10 {
+        bench.sim.inject(Fault::RefusesKeys);
+    }
+    bench.turn_until(task, TaskState::Failed, 120).await;
+    assert_eq!(bench.task(task).await.view.failure.unwrap().code, vm_service::domain::failure::FailureCode::PreparationFailed);
+    bench.turn(5).await;
+    assert_eq!((bench.sim.calls("authorise"), bench.sim.live().len()), (3, 0));
+}

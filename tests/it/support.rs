@@ -78,7 +78,7 @@ impl Bench {
         let mut newest = self.settings.borrow().clone();
         change(&mut newest.settings);
         newest.version += 1;
-        self.db.apply_limits(&newest, self.sim.capacity()).await.unwrap();
+        self.db.apply_limits(&newest, self.sim.capacity(), true).await.unwrap();
         self.settings.send_replace(newest);
     }
 

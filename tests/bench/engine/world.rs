@@ -65,7 +65,7 @@ impl Engine {
         let mut newest = self.settings.borrow().clone();
         change(&mut newest.settings);
         newest.version += 1;
-        self.world.db.apply_limits(&newest, self.sim.capacity()).await?;
+        self.world.db.apply_limits(&newest, self.sim.capacity(), true).await?;
         self.settings.send_replace(newest);
         Ok(())
     }

@@ -283,7 +283,7 @@ impl History {
         let vms = self.bound_vms().await;
         let Some(vm) = vms.get(pick % vms.len().max(1)) else { return };
         let failure = Failure::new(FailureCode::TerminatedByOperator, "an operator ended the VM");
-        let ended = self.db.terminate_vms(&[vm.id], &failure, self.now()).await.unwrap();
+        let ended = self.db.terminate_vms(&[vm.id], None, &failure, self.now()).await.unwrap();
         for job in self.model.jobs.values_mut().filter(|job| job.vm.is_some_and(|vm| ended.contains(&vm))) {
             job.let_go = Some("its VM was ended by an operator");
         }
