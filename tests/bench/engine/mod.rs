@@ -20,7 +20,7 @@ use crate::report::Report;
 /// Measures everything.
 pub(crate) async fn run(report: &mut Report) -> anyhow::Result<()> {
     claims::measure(report).await?;
+    many::measure(report).await?;
     steady::measure(report).await?;
-    bursts::measure(report).await?;
-    many::measure(report).await
+    bursts::measure(report).await
 }
