@@ -36,7 +36,8 @@ impl Db {
             vm.0,
             now
         )
-        .fetch_one(&self.pool)
+        // To the end, which is the commit: the first row comes before it.
+        .fetch_all(&self.pool)
         .await?;
         self.wake.send();
         Ok(())

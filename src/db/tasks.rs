@@ -149,9 +149,10 @@ impl Db {
             new.request.lease_seconds.and_then(|s| i32::try_from(s).ok()),
             now,
         )
-        .fetch_optional(&mut *connection)
+        // To the end, which is the commit: the first row comes before it.
+        .fetch_all(&mut *connection)
         .await?;
-        if let Some(made) = made {
+        if let Some(made) = made.into_iter().next() {
             self.wake.send();
             return Ok(Ensured::Created(Box::new(made.into())));
         }
