@@ -6,7 +6,8 @@ use crate::domain::settings::Budget;
 use serde_json::{Map, Value};
 
 impl Db {
-    /// Puts the limits of these settings in force where they are not, unless those of newer ones are, or, without `again`, of the same; where `capacity` is what the provider carries when they name none.
+    /// Puts the limits of these settings in force, unless those of newer ones are; `capacity` is what the provider carries when they
+    /// name none. Without `again` those of the same version stay too: another process, with another capacity, may have set them.
     ///
     /// # Errors
     /// See [`DbError`].

@@ -1,7 +1,9 @@
 //! `vms.losses`, `vms.pulse`: when rows may have been lost, so that a machine of that time is not taken for an orphan.
 //!
 //! Rows are lost when somebody deletes those of live VMs (noted by a trigger), when the whole database is new (noted with the
-//! installation), and when an older copy of it was put back: then its newest sign of life lies behind.
+//! installation), and when an older copy of it was put back: then its newest sign of life lies behind. A service that was away for a
+//! minute looks the same, which costs little. Known and not mended: the rows of an older copy are believed, so a VM that was free in it
+//! can be given to a second job (`tests/it/rebuild.rs` has it as an ignored test).
 
 use super::{Db, DbError};
 use crate::domain::plan::gc::Loss;

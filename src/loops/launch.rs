@@ -2,7 +2,7 @@
 //!
 //! Reads: `launches`. Writes: `launches`, machines bound to `vms`. Calls: `Provider::launch`. Runs: in `serve`.
 //!
-//! Not here: machines whose answer was lost for good (`collect` adopts them by their tags).
+//! Not here: machines that no row waits for any more (`collect` ends them).
 
 use super::{Act, Loop, World, lease, watch};
 use crate::db::launches::{After, End, LeasedLaunch};

@@ -4,6 +4,7 @@
 //!
 //! Not here: VMs ahead of demand, and those that nobody needs (`scale`).
 
+use super::breaker::Breaker;
 use super::queue::{LaneKey, Queue};
 use super::room::{Kind, Launch, Limits, Planned};
 use crate::domain::failure::{Failure, FailureCode};
@@ -103,7 +104,7 @@ pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
 struct Planner<'a> {
     settings: &'a Settings,
     now: DateTime<Utc>,
-    failed_since: BTreeMap<Kind, super::breaker::Breaker>,
+    breakers: BTreeMap<Kind, Breaker>,
     free: BTreeMap<Kind, Vec<Available>>,
     starting: BTreeMap<Kind, u32>,
     planned: Planned<'a>,
@@ -120,7 +121,7 @@ impl<'a> Planner<'a> {
         Self {
             settings: limits.settings,
             now: limits.now,
-            failed_since: limits.breakers.clone(),
+            breakers: limits.breakers.clone(),
             free,
             starting: limits.supply.iter().map(|(kind, supply)| (kind.clone(), supply.in_flight)).collect(),
             planned: Planned::new(limits),
@@ -175,7 +176,7 @@ impl<'a> Planner<'a> {
             let sentence = "The job may take longer than any VM lives under the deadlines in force.";
             return Some(Failure::new(FailureCode::VmStartFailed, sentence));
         }
-        let breaker = self.failed_since.get(kind)?;
+        let breaker = self.breakers.get(kind)?;
         let rounds = breaker.failed_since(task.created_at);
         let last = breaker.reason.as_deref().unwrap_or("no reason is known");
         (rounds >= FAILED_ROUNDS_MAX)
@@ -191,7 +192,6 @@ impl<'a> Planner<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::breaker::Breaker;
     use super::super::room::{Room, Supply};
     use super::*;
     use crate::domain::rate::Allowance;
