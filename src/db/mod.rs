@@ -15,6 +15,7 @@ pub mod history;
 pub mod installation;
 pub mod launches;
 pub mod leases;
+pub mod listening;
 pub mod losses;
 pub mod orphans;
 pub mod overdue;

@@ -22,8 +22,8 @@ impl Db {
     pub async fn list_expired_tasks(&self, now: DateTime<Utc>) -> Result<Vec<(TaskId, Failure)>, DbError> {
         let rows = sqlx::query!(
             r#"-- overdue::list_expired_tasks
-               select id as "id: TaskId", coalesce(expires_at <= $1, false) as "too_long!" from vms.tasks
-               where state in ('queued', 'preparing', 'ready') and (expires_at <= $1 or heartbeat_until <= $1)
+               select id as "id: TaskId", coalesce(expires_at <= $1, false) as "too_long!" from vms.tasks t
+               where state in ('queued', 'preparing', 'ready') and (expires_at <= $1 or heartbeat_until <= $1 and vms.is_silent(t, $1))
                order by id limit $2"#,
             now,
             AT_ONCE,
@@ -45,7 +45,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let still = sqlx::query_scalar!(
             r#"-- overdue::expire_task
-               select (expires_at <= $2 or heartbeat_until <= $2) from vms.tasks where id = $1 for update"#,
+               select coalesce(expires_at <= $2, false) or vms.is_silent(t, $2) from vms.tasks t where id = $1 for update"#,
             task.0,
             now
         )

@@ -14,6 +14,7 @@ pub mod history;
 pub mod keep;
 pub mod launch;
 pub mod lease;
+pub mod listen;
 pub mod prepare;
 pub mod reach;
 pub mod scale;
@@ -141,6 +142,7 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(prepare::Prepare(world.clone())),
         Arc::new(keep::Keep(world.clone())),
         Arc::new(terminate::Terminate(world.clone())),
+        Arc::new(listen::Listen(world.clone())),
     ]
 }
 

@@ -140,8 +140,10 @@ async fn heartbeats_are_taken_while_the_task_is_open(pool: PgPool) {
     let api = Api::new(pool).await;
     let body = json!({ "executor": "machine", "project_id": "p", "lease_seconds": 10 });
     api.put(CI, &task_path(1), &body).await;
+    assert_eq!(api.expire_tasks().await, 0);
     api.clock.advance(TimeDelta::seconds(9));
     assert_eq!(api.call(CI, "POST", &format!("{}/heartbeat", task_path(1))).await.status, 204);
+    assert_eq!(api.expire_tasks().await, 0, "it was sent in time");
     api.clock.advance(TimeDelta::seconds(9));
     assert_eq!(api.expire_tasks().await, 0, "it was renewed");
     api.clock.advance(TimeDelta::seconds(2));

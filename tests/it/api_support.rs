@@ -219,9 +219,10 @@ impl Api {
 }
 
 impl Api {
-    /// Ends what is past its time by now; says how many tasks.
+    /// Ends what is past its time by now; says how many tasks. It has listened all the time.
     pub(crate) async fn expire_tasks(&self) -> usize {
         let now = self.state.clock.now();
+        self.db().note_listening(now).await.unwrap();
         let expired = self.db().list_expired_tasks(now).await.unwrap();
         for (task, failure) in &expired {
             assert!(self.db().expire_task(*task, failure, now).await.unwrap());

@@ -9,7 +9,7 @@ use vm_service::domain::api::Hold;
 use vm_service::domain::failure::FailureCode;
 use vm_service::domain::ids::TaskId;
 use vm_service::domain::lifecycle::{TaskState, VmState};
-use vm_service::loops::{assign::Assign, launch::Launch, prepare::Prepare, reach::Reach};
+use vm_service::loops::{assign::Assign, expire::Expire, launch::Launch, prepare::Prepare, reach::Reach};
 use vm_service::provider::Provider as _;
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -135,6 +135,27 @@ async fn a_job_past_its_time_or_without_its_dispatcher_is_ended(pool: PgPool) {
     assert_eq!(bench.task(long).await.view.failure.unwrap().code, FailureCode::MaxRunExceeded);
     assert_eq!(bench.state(long).await, TaskState::Expired);
     assert_eq!(bench.sim.live().len(), 0);
+}
+
+/// While the API is away nobody can send a heartbeat: its `gc`, which works on, ends no job for that, and once the API is back each
+/// dispatcher has its whole time.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_job_ends_because_the_api_was_away(pool: PgPool) {
+    let bench = Bench::new(pool).await;
+    let mut request = bench.request("p");
+    request.lease_seconds = Some(20);
+    let task = bench.ask(&request).await.view.id;
+    bench.turn_until(task, TaskState::Ready, 60).await;
+    assert!(bench.db.heartbeat(task, bench.now()).await.unwrap());
+    for _ in 0..60 {
+        bench.clock.advance(TimeDelta::seconds(5));
+        bench.tick(&Expire(bench.world.clone())).await;
+    }
+    assert_eq!(bench.state(task).await, TaskState::Ready, "the API was away");
+    bench.turn(18).await;
+    assert_eq!(bench.state(task).await, TaskState::Ready, "it is back, for less than the dispatcher's time");
+    bench.turn(5).await;
+    assert_eq!(bench.task(task).await.view.failure.unwrap().code, FailureCode::LeaseExpired);
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

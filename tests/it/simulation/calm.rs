@@ -3,6 +3,7 @@
 //! | check | bound, virtual time | why |
 //! | --- | --- | --- |
 //! | every task that waits is ready or failed; the pool is full | [`SETTLED_IN`] | a launch left over from before is given up after 5 min, its VM after 3 more; then come a breaker's pause of at most 5 min and a start |
+//! | a job on a machine that died has its final answer | [`TOLD_IN`] | a list each half minute |
 //! | a leaked machine is asked to end | 90 s after the first complete list that shows it | the promise |
 //! | the daily cycle replaces the pool | [`SETTLED_IN`] | a few at a time, each a start |
 //! | the pool is never below its base meanwhile | – | replacement first |
@@ -11,6 +12,7 @@
 
 use super::checks;
 use super::history::History;
+use super::operations::Wish;
 use super::report::Violation;
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ const SETTLED_IN: TimeDelta = TimeDelta::minutes(25);
 const GONE_IN: TimeDelta = TimeDelta::hours(33);
 /// Between a complete list that shows a leak and our asking for its end.
 const LEAK_ASKED_IN: TimeDelta = TimeDelta::seconds(90);
+/// Between the death of a machine and its job's final answer: the next list, which comes each half minute and can be a minute late.
+const TOLD_IN: TimeDelta = TimeDelta::seconds(120);
 /// A step of the clock with one round of all loops.
 const STEP: TimeDelta = TimeDelta::seconds(4);
 /// The pool of a calm stretch.
@@ -45,6 +49,7 @@ pub(super) async fn calm(history: &mut History) -> Result<(), Violation> {
     let began = history.now();
     until(history, "calm: every task that waits is ready or failed", SETTLED_IN, is_served).await?;
     leak(history).await?;
+    death(history).await?;
     for job in history.model.open() {
         history.release_job(job).await;
     }
@@ -112,6 +117,29 @@ async fn leak(history: &mut History) -> Result<(), Violation> {
         }
     }
     Err(Violation::new("a leaked machine is asked to end within 90 s", "no list was made in four minutes").machine(&machine))
+}
+
+/// A machine that dies under its job, from its death to the job's final answer.
+async fn death(history: &mut History) -> Result<(), Violation> {
+    let wish = Wish {
+        executor: Executor::Machine,
+        class: "medium",
+        project: 0,
+        priority: 0,
+        keys: false,
+        lease_seconds: None,
+        max_run_seconds: 3600,
+    };
+    // When there are many jobs, one of them will do.
+    let job = match history.request(&wish).await? {
+        Some(job) => job,
+        None => history.model.open()[0],
+    };
+    until(history, "calm: every task that waits is ready or failed", SETTLED_IN, is_served).await?;
+    let Some(machine) = history.model.jobs[&job].machine.clone() else { return Ok(()) };
+    history.cluster.sim.kill(&machine);
+    let is_told = move |history: &History| !history.model.jobs[&job].is_open();
+    until(history, "calm: a job is told that its machine died", TOLD_IN, is_told).await
 }
 
 /// The end of a history: everything is given back, and nothing is left.

@@ -2,7 +2,7 @@
 //!
 //! | check | what it says |
 //! | --- | --- |
-//! | answers | a task that was asked for is known, its final answer never changes, a release is believed |
+//! | answers | a task that was asked for is known, its final answer never changes, a release or an operator's end is believed at once |
 //! | claims | no machine ever serves two tasks; it was personalised, and its host key is the one of the task's VM |
 //! | ends | no machine of a running job, and none that is held, is ended by us; none ends by itself under its job |
 //! | deadlines | a job past its time, of a silent dispatcher, or on a dead machine has its final answer soon |
@@ -12,7 +12,7 @@
 
 use super::history::History;
 use super::limits;
-use super::model::Job;
+use super::model::{BY_OPERATOR, Job, RELEASED};
 use super::report::Violation;
 use chrono::TimeDelta;
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ const DEAD_FOR: TimeDelta = TimeDelta::minutes(10);
 
 /// Everything.
 pub(super) async fn all(history: &mut History) -> Result<(), Violation> {
+    history.model.end(history.now());
     let machines: Vec<MachineTruth> = history.cluster.sim.truth();
     let by_id: BTreeMap<&str, &MachineTruth> = machines.iter().map(|machine| (machine.provider_id.as_str(), machine)).collect();
     answers(history, &by_id).await?;
@@ -62,8 +63,12 @@ async fn answers(history: &mut History, machines: &BTreeMap<&str, &MachineTruth>
             let detail = format!("was {:?}, is {machine:?}", job.machine);
             return Err(Violation::new("a ready task keeps its machine", detail).task(id));
         }
-        if job.let_go == Some("released") && !view.state.is_terminal() {
+        if job.let_go == Some(RELEASED) && !view.state.is_terminal() {
             return Err(Violation::new("a release is believed", format!("it is {}", view.state)).task(id));
+        }
+        if job.let_go == Some(BY_OPERATOR) && job.ready_at.is_some() && !view.state.is_terminal() {
+            let detail = format!("it is {}", view.state);
+            return Err(Violation::new("a job whose VM an operator ended is told so at once", detail).task(id));
         }
         job.state = view.state;
     }
@@ -141,9 +146,11 @@ fn ends(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violatio
 
 fn deadlines(history: &mut History, machines: &BTreeMap<&str, &MachineTruth>) -> Result<(), Violation> {
     let now = history.now();
+    let heard_since = history.model.heard_since;
     for job in history.model.jobs.values_mut() {
         let dead = job.machine.as_ref().and_then(|machine| machines.get(machine.as_str())).and_then(|truth| truth.ended_at);
-        let due = job.is_past_its_time(now) || dead.is_some_and(|at| at + DEAD_FOR <= now);
+        let silent = job.is_silent(now) && heard_since + job.may_be_silent() <= now;
+        let due = job.has_run_out(now) || silent || dead.is_some_and(|at| at + DEAD_FOR <= now);
         if !job.is_open() || !due {
             job.overdue = None;
             continue;

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub(super) struct Cluster {
     pub(super) defects: Vec<String>,
     /// Cuts since the beginning.
     pub(super) cuts: u32,
+    /// Numbers, in the cloud's order, of machines that a thawed replica made: late, and nobody could have known.
+    pub(super) made_late: BTreeSet<usize>,
 }
 
 impl Cluster {
@@ -94,6 +97,7 @@ impl Cluster {
             log: Vec::new(),
             defects: Vec::new(),
             cuts: 0,
+            made_late: BTreeSet::new(),
         };
         for _ in 0..replicas {
             let fuse = Arc::new(Fuse::default());
@@ -161,7 +165,9 @@ impl Cluster {
         thawed.fuse.mend();
         let Some(Frozen { name, step, .. }) = thawed.frozen.take() else { return };
         self.log.push(format!("replica {replica} goes on with: {name}"));
+        let made = self.sim.truth().len();
         self.drive(replica, name, step).await;
+        self.made_late.extend(made..self.sim.truth().len());
         for act in std::mem::take(&mut self.replicas[replica].acts) {
             self.act(replica, act).await;
         }

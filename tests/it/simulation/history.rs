@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::cluster::{Cluster, INSTALLATION};
-use super::model::{Held, Job, Model};
+use super::model::{BY_OPERATOR, Held, Job, Model, RELEASED};
 use super::operations::{Change, Operation, Wish};
 use super::report::Violation;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -54,6 +54,7 @@ impl History {
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
         settings.limits.vms = Some(14);
         settings.limits.in_flight = Some(5);
+        settings.limits.vms_per_project = Some(3);
         let version = db.insert_settings(0, &settings, start, "op").await.unwrap();
         let cluster = Cluster::new(connect, sim, clock, replicas).await;
         let mut history = Self {
@@ -93,7 +94,9 @@ impl History {
     async fn carry_out(&mut self, operation: &Operation) -> Result<(), Violation> {
         let replica = |pick: &usize| pick % self.cluster.len();
         match operation {
-            Operation::Request(wish) => self.request(wish).await?,
+            Operation::Request(wish) => {
+                self.request(wish).await?;
+            }
             Operation::AskAgain(pick) => self.ask_again(*pick).await?,
             Operation::Release(pick) => self.release(*pick).await,
             Operation::Heartbeat(pick) => self.heartbeat(*pick).await,
@@ -127,9 +130,10 @@ impl History {
         Ok(())
     }
 
-    pub(super) async fn request(&mut self, wish: &Wish) -> Result<(), Violation> {
+    /// Asks for a task, unless there are enough.
+    pub(super) async fn request(&mut self, wish: &Wish) -> Result<Option<TaskId>, Violation> {
         if self.model.open().len() >= JOBS {
-            return Ok(());
+            return Ok(None);
         }
         let request = TaskRequest {
             executor: wish.executor,
@@ -157,8 +161,9 @@ impl History {
         };
         match self.put(&job).await {
             Ensured::Created(_) => {
-                self.model.jobs.insert(job.id, job);
-                Ok(())
+                let id = job.id;
+                self.model.jobs.insert(id, job);
+                Ok(Some(id))
             }
             other => Err(Violation::new("a new task is made", format!("{other:?}")).task(job.id)),
         }
@@ -197,7 +202,7 @@ impl History {
     pub(super) async fn release_job(&mut self, id: TaskId) {
         self.db.release_task(id, self.now()).await.unwrap();
         if let Some(job) = self.model.jobs.get_mut(&id) {
-            job.let_go = Some("released");
+            job.let_go = Some(RELEASED);
         }
     }
 
@@ -285,11 +290,11 @@ impl History {
         let failure = Failure::new(FailureCode::TerminatedByOperator, "an operator ended the VM");
         let ended = self.db.terminate_vms(&[vm.id], None, &failure, self.now()).await.unwrap();
         for job in self.model.jobs.values_mut().filter(|job| job.vm.is_some_and(|vm| ended.contains(&vm))) {
-            job.let_go = Some("its VM was ended by an operator");
+            job.let_go = Some(BY_OPERATOR);
         }
         // A task that has the VM and whose answer the driver has not seen yet.
         if let Some(job) = vm.task_id.filter(|_| !ended.is_empty()).and_then(|task| self.model.jobs.get_mut(&task)) {
-            job.let_go = Some("its VM was ended by an operator");
+            job.let_go = Some(BY_OPERATOR);
         }
     }
 
@@ -351,7 +356,7 @@ impl History {
     async fn lose_database(&mut self) {
         sqlx::query(
             "truncate vms.tasks, vms.volumes, vms.vms, vms.launches, vms.events, vms.history, vms.orphans, vms.schedules, \
-             vms.breakers, vms.call_rates, vms.turns, vms.losses, vms.pulse",
+             vms.breakers, vms.call_rates, vms.turns, vms.losses, vms.pulse, vms.listening",
         )
         .execute(&self.db.pool)
         .await

@@ -1,4 +1,4 @@
-//! The limits, by the cloud's truth: machines that we made and did not ask to end, tasks that have a VM.
+//! The limits, by the cloud's truth: machines of each launch, machines that we made and did not ask to end, tasks that have a VM.
 //!
 //! A limit that is lowered ends nothing. So what counts is the moment of the newest decision: there may be as many as the limit allowed
 //! that was in force then, or a moment before, for settings take a moment to be taken over.
@@ -10,8 +10,9 @@ use super::history::History;
 use super::report::Violation;
 use chrono::TimeDelta;
 use std::collections::{BTreeMap, BTreeSet};
+use vm_service::domain::ids::LaunchId;
 use vm_service::domain::lifecycle::TaskState;
-use vm_service::sim::MachineTruth;
+use vm_service::sim::{Call, MachineTruth};
 
 /// From a loss of rows to the moment when the service has counted the machines that it lost: a list each half minute, some of which fail.
 const COUNTED_AFTER: TimeDelta = TimeDelta::minutes(10);
@@ -30,6 +31,7 @@ async fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result
     if machines.len() == history.model.machines_seen {
         return Ok(());
     }
+    of_launches(history, machines)?;
     history.model.machines_seen = machines.len();
     let model = &history.model;
     let counts = |truth: &&MachineTruth| {
@@ -60,6 +62,40 @@ async fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result
         check(history, class, &of_class, |settings| settings.resource_classes[class].limit)?;
     }
     Ok(())
+}
+
+/// One launch never makes more machines than it asks for, however often it is sent. Looked at when there are new machines.
+fn of_launches(history: &History, machines: &[MachineTruth]) -> Result<(), Violation> {
+    let fresh: BTreeSet<LaunchId> = machines[history.model.machines_seen..].iter().map(|truth| truth.tags.launch).collect();
+    let asked = asked(&history.cluster.sim.journal());
+    for launch in fresh {
+        let made = machines.iter().enumerate().filter(|(nth, truth)| {
+            truth.tags.launch == launch
+                && !history.cluster.made_late.contains(nth)
+                && !history.model.planted.contains_key(&truth.provider_id)
+        });
+        let (made, asked) = (made.count(), asked.get(&launch).copied().unwrap_or_default());
+        if made > asked {
+            let detail = format!("launch {launch} asked for {asked} and made {made}");
+            return Err(Violation::new("a launch makes no more machines than it asks for", detail));
+        }
+    }
+    Ok(())
+}
+
+/// The most that each launch asked for in one call: `<launch>-<attempt> x<count>`.
+fn asked(journal: &[Call]) -> BTreeMap<LaunchId, usize> {
+    let mut most = BTreeMap::new();
+    for call in journal.iter().filter(|call| call.op == "launch") {
+        let mut words = call.detail.split(' ');
+        let launch = words.next().and_then(|token| token.get(..36)?.parse().ok());
+        let count: Option<usize> = words.next().and_then(|count| count.strip_prefix('x')?.parse().ok());
+        if let (Some(launch), Some(count)) = (launch, count) {
+            let entry = most.entry(LaunchId(launch)).or_insert(0);
+            *entry = count.max(*entry);
+        }
+    }
+    most
 }
 
 fn check(

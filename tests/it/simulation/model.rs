@@ -11,6 +11,11 @@ use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::Settings;
 use vm_service::domain::task::TaskRequest;
 
+/// Why a job was let go: the driver released it.
+pub(super) const RELEASED: &str = "released";
+/// Why a job was let go: the driver ended its VM.
+pub(super) const BY_OPERATOR: &str = "its VM was ended by an operator";
+
 /// A task that was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
@@ -38,9 +43,22 @@ impl Job {
 
     /// It has run as long as it may, or its dispatcher has been silent for too long.
     pub(super) fn is_past_its_time(&self, now: DateTime<Utc>) -> bool {
-        let run_out = self.ready_at.is_some_and(|at| at + TimeDelta::seconds(self.max_run_seconds.into()) <= now);
-        let silent = self.request.lease_seconds.is_some_and(|lease| self.beat_at + TimeDelta::seconds(lease.into()) <= now);
-        run_out || silent
+        self.has_run_out(now) || self.is_silent(now)
+    }
+
+    /// It has run as long as it may.
+    pub(super) fn has_run_out(&self, now: DateTime<Utc>) -> bool {
+        self.ready_at.is_some_and(|at| at + TimeDelta::seconds(self.max_run_seconds.into()) <= now)
+    }
+
+    /// Its dispatcher has been silent for too long.
+    pub(super) fn is_silent(&self, now: DateTime<Utc>) -> bool {
+        self.beat_at + self.may_be_silent() <= now
+    }
+
+    /// How long its dispatcher may be silent while it can be heard.
+    pub(super) fn may_be_silent(&self) -> TimeDelta {
+        self.request.lease_seconds.map_or(TimeDelta::days(1000), |lease| TimeDelta::seconds(lease.into()))
     }
 
     /// The API has not given a final answer.
@@ -68,6 +86,9 @@ struct Saved {
 /// Operations until saved settings are in force for certain: each runs one look at them, which may be cut.
 const IN_FORCE_AFTER: usize = 6;
 
+/// An operation that takes longer may be a pause in which nobody is heard.
+const HEARD_WITHIN: TimeDelta = TimeDelta::seconds(7);
+
 /// Everything that the driver knows.
 pub(super) struct Model {
     pub(super) jobs: BTreeMap<TaskId, Job>,
@@ -90,6 +111,8 @@ pub(super) struct Model {
     pub(super) at_work: BTreeMap<String, usize>,
     /// When each operation began.
     began: Vec<DateTime<Utc>>,
+    /// Since when the service has listened for heartbeats without a pause, at the latest: it may listen anew after a jump of the clock.
+    pub(super) heard_since: DateTime<Utc>,
 }
 
 impl Model {
@@ -108,12 +131,20 @@ impl Model {
             calls_seen: 0,
             at_work: BTreeMap::new(),
             began: Vec::new(),
+            heard_since: DateTime::UNIX_EPOCH,
         }
     }
 
     /// The next operation begins.
     pub(super) fn begin(&mut self, now: DateTime<Utc>) {
         self.began.push(now);
+    }
+
+    /// What was to be done in this operation is done.
+    pub(super) fn end(&mut self, now: DateTime<Utc>) {
+        if self.began.last().is_none_or(|began| now - *began > HEARD_WITHIN) {
+            self.heard_since = now;
+        }
     }
 
     /// The operation that runs.
