@@ -33,7 +33,7 @@ pub async fn look(world: &World, now: DateTime<Utc>) -> anyhow::Result<Vec<Inten
     for (vm, reason) in world.db.list_overdue_vms(now).await? {
         add("terminate", format!("VM {vm}"), format!("{reason}."));
     }
-    for provider in &world.providers {
+    for provider in world.providers.all() {
         machines(world, provider.as_ref(), now, &mut add).await?;
         volumes(world, provider.as_ref(), now, &mut add).await?;
     }

@@ -2,6 +2,7 @@
 //!
 //! Reads: arguments, `config`. Calls: everything. Not here: what any of it does.
 
+mod clouds;
 mod embedded;
 mod service;
 mod service_user;

@@ -1,6 +1,6 @@
 //! Puts a role together: the world, its loops, the API; runs it until it is told to stop, and stops it cleanly. VMs live on.
 
-use super::{ListenArguments, RoleArguments, ServeArguments, external};
+use super::{ListenArguments, RoleArguments, ServeArguments, clouds, external};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config, ConfigError};
 use crate::db::connect::{SchemaError, Server};
@@ -14,7 +14,7 @@ use crate::http::serve::{HttpConfig, Listener};
 use crate::http::state::AppState;
 use crate::loops::settings::TakeSettings;
 use crate::loops::timers::{self, Crons};
-use crate::loops::{Loop, World};
+use crate::loops::{Loop, Providers, World};
 use crate::provider::Provider;
 use crate::provider::onhost::{OnHost, OnHostConfig};
 use crate::seal::Sealer;
@@ -57,8 +57,8 @@ pub(super) struct Parts {
     pub sealer: Arc<Sealer>,
     /// Who we are.
     pub installation: InstallationId,
-    /// Every provider of this process.
-    pub providers: Vec<Arc<dyn Provider>>,
+    /// The providers of this process that need no settings.
+    pub providers: Providers,
     /// In force while none are saved.
     pub seed: Settings,
 }
@@ -70,7 +70,15 @@ impl Service {
         measure(&parts.db, &clock).await?;
         let (settings, follow) = watch::channel(Versioned { version: 0, settings: parts.seed.clone() });
         let (problem_out, problem) = watch::channel(None);
-        let take = TakeSettings { db: parts.db.clone(), providers: parts.providers.clone(), settings, problem: problem_out };
+        let take = TakeSettings {
+            db: parts.db.clone(),
+            providers: parts.providers.clone(),
+            open: clouds::opener(parts.installation),
+            sealer: parts.sealer.clone(),
+            settings,
+            problem: problem_out,
+        };
+        clouds::open_those_in_care(&parts).await?;
         // Saved settings that this binary cannot read are told by the tick, and mended over the API; the seed holds until then.
         take.tick(clock.now(), 0).await?;
         let seed = follow.borrow().clone();
@@ -233,6 +241,7 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
         Some(data) => vec![on_host(data, config.images.clone(), config.host.clone(), installation).await?],
         None => Vec::new(),
     };
+    let providers = Providers::new(providers);
     Ok(Parts { server, db, sealer, installation, providers, seed: config.settings_seed.clone().unwrap_or_default() })
 }
 

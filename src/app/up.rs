@@ -14,6 +14,7 @@ use crate::domain::ids::InstallationId;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{ProviderChoice, Settings, VmNetwork};
 use crate::http::serve::Listener;
+use crate::loops::Providers;
 use crate::seal::Sealer;
 use crate::{admin, loops};
 use anyhow::{Context as _, bail};
@@ -133,7 +134,7 @@ async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network:
         settings.on_host.network = network;
         settings
     });
-    Ok(Parts { server, db, sealer, installation, providers: vec![provider], seed })
+    Ok(Parts { server, db, sealer, installation, providers: Providers::new(vec![provider]), seed })
 }
 
 /// The name of this host at the first start: rows of its VMs carry it, so a host that is renamed keeps them.

@@ -1,5 +1,7 @@
 //! `vms.launches`: intent before effect. The row, its token and its VMs are there before the provider is called; whatever
 //! happens to the caller, the same call is made again with the same token, or its machines are found by their tags.
+//!
+//! Not here: its attempts (`launch_attempts`).
 
 use super::events;
 use super::{Db, DbError, LEASE_SECONDS, breakers, call_rates, leased};
@@ -45,17 +47,6 @@ pub struct NewLaunch {
     pub rate: Option<LaunchRate>,
 }
 
-/// What the answer to a call says about the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
-    /// Nothing happened: the same call again.
-    Throttled,
-    /// Nothing happened, and the same call would be refused again: a new attempt.
-    Refused,
-    /// It may have happened: the same call with the same token.
-    Unclear,
-}
-
 /// How a launch ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End<'a> {
@@ -98,6 +89,8 @@ pub struct LeasedLaunch {
     pub attempted: bool,
     /// Rows that still want a machine.
     pub wanted: i64,
+    /// What its present attempt asks for; none: not chosen yet.
+    pub candidate: Option<String>,
     /// Its machines end themselves when nobody called by then, seconds. The same in every attempt: a token goes with its parameters.
     pub silent_seconds: i32,
 }
@@ -188,7 +181,7 @@ impl Db {
                from due where l.id = due.id
                returning l.id as "id: LaunchId", l.lease_token, l.attempt, l.executor as "executor: Executor", l.resource_class,
                          l.class_spec as "class: Json<ResourceClass>", l.origin as "origin: Origin", l.provider,
-                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.attempted_at is not null as "attempted!",
+                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.attempted_at is not null as "attempted!",
                          (select count(*) from vms.vms v where v.launch_id = l.id and v.state = 'requested') as "wanted!""#,
             place.0,
             place.1,
@@ -214,6 +207,7 @@ impl Db {
                 created_at: row.created_at,
                 attempted: row.attempted,
                 wanted: row.wanted,
+                candidate: row.candidate,
                 silent_seconds: row.silent_seconds,
             })
             .collect())
@@ -236,23 +230,6 @@ impl Db {
         .await?;
         // What the whole launch would add is not needed only when the rest is enough by itself.
         Ok(supply - launch.wanted < queued + i64::from(base))
-    }
-
-    /// Notes that the call goes out next: from here on machines may exist.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn mark_attempt(&self, launch: LaunchId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- launches::mark_attempt
-             update vms.launches set attempted_at = coalesce(attempted_at, $3) where id = $1 and lease_token = $2",
-            launch.0,
-            lease,
-            now
-        )
-        .execute(&self.pool)
-        .await?;
-        leased(done.rows_affected())
     }
 
     /// The launch is over: rows without a machine are not going to have one.
@@ -319,34 +296,22 @@ impl Db {
         Ok(abandoned.len())
     }
 
-    /// Puts the call back.
+    /// Places of this provider that have a VM or a launch that has not ended.
     ///
     /// # Errors
-    /// `LostLease`.
-    pub async fn postpone_launch(
-        &self,
-        launch: LaunchId,
-        lease: i64,
-        due_at: DateTime<Utc>,
-        after: After,
-        error: &str,
-    ) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "-- launches::postpone_launch
-             update vms.launches
-             set due_at = $3, error = $4, lease_until = null, attempt = attempt + case when $5 then 1 else 0 end,
-                 attempted_at = case when $6 then null else attempted_at end
-             where id = $1 and lease_token = $2",
-            launch.0,
-            lease,
-            due_at,
-            error,
-            after == After::Refused,
-            after != After::Unclear,
+    /// See [`DbError`].
+    pub async fn list_places_in_care(&self, provider: &str) -> Result<Vec<String>, DbError> {
+        let places = sqlx::query_scalar!(
+            r#"-- launches::list_places_in_care
+               select place as "place!" from vms.vms where provider = $1 and state <> 'terminated'
+               union select place from vms.launches where provider = $1 and state = 'requested'
+               union select place from vms.orphans where provider = $1
+               order by 1"#,
+            provider
         )
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        leased(done.rows_affected())
+        Ok(places)
     }
 
     /// The bootstrap identity that a launch's machines are first met with; none once it is void.

@@ -13,6 +13,7 @@ pub mod connect;
 pub mod events;
 pub mod history;
 pub mod installation;
+pub mod launch_attempts;
 pub mod launches;
 pub mod leases;
 pub mod listening;

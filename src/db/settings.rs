@@ -32,6 +32,22 @@ impl Db {
         .transpose()
     }
 
+    /// The newest settings that were made for this region of EC2; none: there never were any that this binary can read.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_settings_of_region(&self, region: &str) -> Result<Option<Settings>, DbError> {
+        let body = sqlx::query_scalar!(
+            "-- settings::find_settings_of_region
+             select body from vms.settings where body ->> 'provider' = 'ec2' and body -> 'ec2' ->> 'region' = $1
+             order by version desc limit 1",
+            region
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(body.and_then(|body| serde_json::from_value(body).ok()))
+    }
+
     /// Saves a new version on top of `seen`.
     ///
     /// # Errors

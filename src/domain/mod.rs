@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod api;
+pub mod ec2;
 pub mod failure;
 pub mod identity;
 pub mod ids;

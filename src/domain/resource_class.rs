@@ -1,5 +1,6 @@
 //! What a task asks for by name: the size of a VM and the disk under it.
 
+use super::ec2::Ec2Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -20,19 +21,23 @@ pub struct ResourceClass {
     #[garde(range(min = 1, max = 100_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// What its VMs are on Amazon EC2.
+    #[garde(dive)]
+    #[serde(default)]
+    pub ec2: Ec2Class,
 }
 
 impl ResourceClass {
     /// Whether a VM of this class is as one of the other; limits do not make a VM.
     pub fn makes_the_same(&self, other: &Self) -> bool {
-        let Self { vcpus, memory_mib, disk_gib, limit: _ } = other;
-        (self.vcpus, self.memory_mib, self.disk_gib) == (*vcpus, *memory_mib, *disk_gib)
+        let Self { vcpus, memory_mib, disk_gib, limit: _, ec2 } = other;
+        (self.vcpus, self.memory_mib, self.disk_gib, &self.ec2) == (*vcpus, *memory_mib, *disk_gib, ec2)
     }
 }
 
 /// The classes of a fresh installation. `medium` is what a task gets that names none.
 pub fn default_classes() -> BTreeMap<String, ResourceClass> {
-    let class = |vcpus, memory_mib| ResourceClass { vcpus, memory_mib, disk_gib: 20, limit: None };
+    let class = |vcpus, memory_mib| ResourceClass { vcpus, memory_mib, disk_gib: 20, limit: None, ec2: Ec2Class::default() };
     BTreeMap::from([("medium".to_owned(), class(2, 4096)), ("large".to_owned(), class(4, 8192))])
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Not here: what needs a restart (`config`).
 
+use super::ec2::Ec2Settings;
 use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
 use super::task::Executor;
@@ -20,6 +21,8 @@ pub enum ProviderChoice {
     None,
     /// From the host itself, by QEMU.
     OnHost,
+    /// From Amazon EC2.
+    Ec2,
 }
 
 /// What the VMs of the on-host provider can reach.
@@ -43,6 +46,9 @@ pub struct Settings {
     /// The VMs of the on-host provider.
     #[garde(dive)]
     pub on_host: OnHostSettings,
+    /// The VMs of Amazon EC2.
+    #[garde(dive)]
+    pub ec2: Ec2Settings,
     /// Inside the VMs.
     #[garde(dive)]
     pub guest: GuestSettings,
@@ -169,6 +175,7 @@ impl Default for Settings {
         Self {
             provider: ProviderChoice::None,
             on_host: OnHostSettings::default(),
+            ec2: Ec2Settings::default(),
             guest: GuestSettings::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),

@@ -8,10 +8,15 @@ use super::problem::Problem;
 use super::state::AppState;
 use crate::db::DbError;
 use crate::db::settings::Versioned;
+use crate::domain::ec2::Authentication;
+use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
+use crate::seal::settings_row;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -42,8 +47,9 @@ async fn put_settings(
     State(state): State<AppState>,
     Operator(caller): Operator,
     headers: HeaderMap,
-    Json(settings): Json<Settings>,
+    Json(mut settings): Json<Settings>,
 ) -> Result<Response, Problem> {
+    seal_secrets(&state, &mut settings)?;
     let seen = headers.get(header::IF_MATCH).ok_or(Problem::NoIfMatch)?;
     let seen = seen.to_str().ok().and_then(version).ok_or(Problem::Stale)?;
     match state.db.insert_settings(seen, &settings, state.clock.now(), &caller.principal).await {
@@ -51,6 +57,21 @@ async fn put_settings(
         Err(DbError::Conflict(_)) => Err(Problem::Stale),
         Err(other) => Err(other.into()),
     }
+}
+
+/// What is kept and shown has the secret half of an access key sealed.
+fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
+    let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
+    let Some(secret) = key.secret.take().map(Secret::new) else {
+        let known = state.settings.borrow();
+        let is_kept = matches!(&known.settings.ec2.authentication, Authentication::AccessKey(kept) if kept == key);
+        let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key");
+        return if is_kept { Ok(()) } else { Err(missing()) };
+    };
+    let sealed =
+        state.sealer.seal(settings_row(), secret.expose().as_bytes()).map_err(|error| Problem::Defect(error.to_string()))?;
+    key.sealed = Some(BASE64.encode(sealed));
+    Ok(())
 }
 
 async fn newest(state: &AppState) -> Result<Versioned, Problem> {

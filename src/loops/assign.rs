@@ -37,7 +37,8 @@ impl Loop for Assign {
             return Ok(Vec::new());
         }
         let settings = world.settings();
-        let provider = world.provider(&settings).map(AsRef::as_ref);
+        let provider = world.provider(&settings);
+        let provider = provider.as_deref();
         // What is on its way before what is free: a VM that becomes free in between then counts twice for one tick, and not too little.
         let snapshot = Snapshot {
             limits: wanted::limits(world, &settings, provider, now).await?,

@@ -30,7 +30,7 @@ impl Loop for CollectVolumes {
     }
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
-        for provider in &self.0.providers {
+        for provider in self.0.providers.all() {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect volumes", place, EVERY, now).await? {
                 told(collect(&self.0, provider.as_ref(), now).await, provider.name());

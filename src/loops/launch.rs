@@ -5,7 +5,8 @@
 //! Not here: machines that no row waits for any more (`collect` ends them).
 
 use super::{Act, Loop, World, lease, watch};
-use crate::db::launches::{After, End, LeasedLaunch};
+use crate::db::launch_attempts::After;
+use crate::db::launches::{End, LeasedLaunch};
 use crate::db::leases::Lease;
 use crate::domain::tags::{Origin, Tags};
 use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
@@ -18,6 +19,9 @@ use std::time::Duration;
 const AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// After "no capacity": the provider is asked anew, with a new token.
 const NO_CAPACITY_PAUSE: TimeDelta = TimeDelta::seconds(10);
+
+/// Asked one after the other in one pass, at most.
+const CANDIDATES: i32 = 32;
 
 /// See the module.
 pub struct Launch(pub World);
@@ -34,7 +38,7 @@ impl Loop for Launch {
 
     async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
         let mut acts = Vec::new();
-        for provider in &self.0.providers {
+        for provider in self.0.providers.all() {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for launch in self.0.db.lease_launches((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
@@ -69,8 +73,8 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
     let bootstrap = world.open_bootstrap(launch.id, sealed)?;
     let silent_for = Duration::from_secs(u64::try_from(launch.silent_seconds).unwrap_or_default());
     let count = u32::try_from(launch.machines).unwrap_or(1);
-    let spec = LaunchSpec {
-        client_token: format!("{}-{}", launch.id, launch.attempt),
+    let mut spec = LaunchSpec {
+        client_token: String::new(),
         tags: Tags {
             installation: world.installation,
             launch: launch.id,
@@ -82,13 +86,36 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         class: launch.class.clone(),
         count,
         user_data: world.guest.user_data(&bootstrap, silent_for),
+        candidate: String::new(),
     };
-    if launch.attempted {
-        db.count_repeated_launch((provider.name(), provider.place()), provider.launch_rate(), count, now).await?;
+    let mut asked = launch.candidate.clone().filter(|_| launch.attempted);
+    for attempt in launch.attempt..launch.attempt.saturating_add(CANDIDATES) {
+        let is_first = attempt == launch.attempt;
+        spec.candidate = match asked.take() {
+            Some(candidate) => candidate,
+            None => match provider.choose(&launch.class).await {
+                Ok(candidate) => candidate,
+                Err(error) => return record(world, launch, Err(error)).await,
+            },
+        };
+        spec.client_token = format!("{}-{attempt}", launch.id);
+        if launch.attempted || !is_first {
+            db.count_repeated_launch((provider.name(), provider.place()), provider.launch_rate(), count, now).await?;
+        }
+        db.mark_attempt(launch.id, launch.lease, &spec.candidate, now).await?;
+        match provider.launch(&spec).await {
+            // Where there is a choice, what was refused is remembered, and the next is asked at once.
+            Err(ProviderError::NoCapacity(reason)) if !spec.candidate.is_empty() => {
+                db.next_attempt(launch.id, launch.lease, &reason).await?;
+            }
+            answer => {
+                let recorded = record(world, launch, answer).await;
+                return recorded.with_context(|| format!("recording the answer to launch {}", launch.id));
+            }
+        }
     }
-    db.mark_attempt(launch.id, launch.lease, now).await?;
-    let answer = provider.launch(&spec).await;
-    record(world, launch, answer).await.with_context(|| format!("recording the answer to launch {}", launch.id))
+    let tried = ProviderError::NoCapacity("none of the first candidates had room".to_owned());
+    record(world, launch, Err(tried)).await
 }
 
 async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine>, ProviderError>) -> anyhow::Result<()> {

@@ -37,7 +37,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use uuid::Uuid;
@@ -48,7 +48,7 @@ pub struct World {
     /// Rows.
     pub db: Db,
     /// Every provider that still has machines in care.
-    pub providers: Vec<Arc<dyn Provider>>,
+    pub providers: Providers,
     /// The inside of VMs.
     pub guest: Arc<dyn Guest>,
     /// Secrets at rest.
@@ -70,8 +70,8 @@ impl World {
     }
 
     /// Where new VMs come from; none while no provider is set.
-    pub fn provider(&self, settings: &Settings) -> Option<&Arc<dyn Provider>> {
-        chosen(&self.providers, settings)
+    pub fn provider(&self, settings: &Settings) -> Option<Arc<dyn Provider>> {
+        self.providers.chosen(settings)
     }
 
     fn seal<T: serde::Serialize>(&self, row: Uuid, secret: &T) -> anyhow::Result<Vec<u8>> {
@@ -90,9 +90,30 @@ impl World {
     }
 }
 
-/// The provider that the settings name.
-fn chosen<'a>(providers: &'a [Arc<dyn Provider>], settings: &Settings) -> Option<&'a Arc<dyn Provider>> {
-    providers.iter().find(|provider| provider.choice() == settings.provider)
+/// Every provider that has machines in care, shared by all loops of a process; one more joins when the settings name another region.
+#[derive(Clone)]
+pub struct Providers(Arc<RwLock<Vec<Arc<dyn Provider>>>>);
+
+impl Providers {
+    /// These.
+    pub fn new(providers: Vec<Arc<dyn Provider>>) -> Self {
+        Self(Arc::new(RwLock::new(providers)))
+    }
+
+    /// All of them now.
+    pub fn all(&self) -> Vec<Arc<dyn Provider>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The one that the settings name.
+    pub fn chosen(&self, settings: &Settings) -> Option<Arc<dyn Provider>> {
+        self.all().into_iter().find(|provider| provider.is_chosen(settings))
+    }
+
+    /// One more.
+    pub fn add(&self, provider: Arc<dyn Provider>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(provider);
+    }
 }
 
 /// One bounded piece of work on one leased row (or one batch).

@@ -32,7 +32,7 @@ impl Loop for Prepare {
 
     async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
         let mut acts = Vec::new();
-        for provider in &self.0.providers {
+        for provider in self.0.providers.all() {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for task in self.0.db.lease_preparing((provider.name(), provider.place()), now, limit).await? {
                 let world = self.0.clone();

@@ -39,7 +39,7 @@ impl Loop for Reach {
 
     async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
         let mut acts = Vec::new();
-        for provider in &self.0.providers {
+        for provider in self.0.providers.all() {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             let place = (provider.name(), provider.place());
             for vm in self.0.db.lease_vms(&[VmState::Booting], place, now, limit).await? {

@@ -31,7 +31,8 @@ impl Loop for Scale {
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
         let world = &self.0;
         let settings = world.settings();
-        let provider = world.provider(&settings).map(AsRef::as_ref);
+        let provider = world.provider(&settings);
+        let provider = provider.as_deref();
         let classes = settings.resource_classes.iter().map(|(name, class)| {
             let image = provider.and_then(|provider| provider.image(class));
             (name.clone(), (class.clone(), image))

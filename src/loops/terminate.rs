@@ -35,7 +35,7 @@ impl Loop for Terminate {
     async fn tick(&self, now: DateTime<Utc>, room: usize) -> anyhow::Result<Vec<Act>> {
         let world = &self.0;
         let mut acts = Vec::new();
-        for provider in &world.providers {
+        for provider in world.providers.all() {
             let place = (provider.name(), provider.place());
             let batch = usize::try_from(provider.max_batch()).unwrap_or(usize::MAX).max(1);
             let room = room.saturating_sub(acts.len()).saturating_mul(batch);

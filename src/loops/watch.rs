@@ -34,7 +34,7 @@ impl Loop for Watch {
     }
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
-        for provider in &self.0.providers {
+        for provider in self.0.providers.all() {
             told(look(&self.0, provider.as_ref(), now).await, provider.name());
         }
         Ok(Vec::new())

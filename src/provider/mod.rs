@@ -4,11 +4,14 @@
 //!
 //! Not here: rows and decisions (`loops`, `domain::plan`); what happens inside a machine (`guest`).
 
+#[cfg(feature = "ec2")]
+pub mod ec2;
 pub mod onhost;
 
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
-use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::domain::secret::Secret;
+use crate::domain::settings::{Budget, Settings};
 use crate::domain::tags::{Tags, VolumeTags};
 use async_trait::async_trait;
 use std::net::IpAddr;
@@ -27,6 +30,8 @@ pub struct LaunchSpec {
     pub count: u32,
     /// Passed to the machines unread.
     pub user_data: String,
+    /// What [`Provider::choose`] said before the first call of this attempt.
+    pub candidate: String,
 }
 
 /// What the provider says of a machine.
@@ -161,8 +166,8 @@ pub trait Provider: Send + Sync {
     /// The word in rows and answers: `onhost`, `ec2`, `sim`.
     fn name(&self) -> &'static str;
 
-    /// The setting that names it.
-    fn choice(&self) -> ProviderChoice;
+    /// Whether these settings name it.
+    fn is_chosen(&self, settings: &Settings) -> bool;
 
     /// Names the part of the world that this provider's machines live in: a region, or a host. Kept in every row.
     fn place(&self) -> &str;
@@ -186,7 +191,17 @@ pub trait Provider: Send + Sync {
     fn capacity(&self) -> Budget;
 
     /// Takes the live settings over, for machines launched from now on.
-    fn configure(&self, settings: &Settings);
+    /// `secret` is the secret half of an access key in them.
+    fn configure(&self, settings: &Settings, secret: Option<&Secret>);
+
+    /// Chooses what the next attempt of a launch of this class asks for, where there is a choice. The answer is kept in the launch's
+    /// row before the call and given to each repetition of it: a token always goes with its parameters.
+    ///
+    /// # Errors
+    /// `NoCapacity`: nothing that fits has room now. `Invalid`: nothing can be chosen before the settings are mended.
+    async fn choose(&self, _class: &ResourceClass) -> Result<String, ProviderError> {
+        Ok(String::new())
+    }
 
     /// Makes machines and returns those that this token has made so far. Idempotent by token: a repeated call,
     /// also from another process and after a crash at any line, makes nothing twice. Returns within 7 s; the machines may

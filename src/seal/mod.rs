@@ -152,6 +152,11 @@ impl hkdf::KeyType for Length {
     }
 }
 
+/// The associated data of what is sealed in the settings, which are no row of their own.
+pub const fn settings_row() -> Uuid {
+    Uuid::from_u128(0x7365_7474_696e_6773)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use super::ops;
 use super::world::{World, broken, line_of};
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
+use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
 use crate::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::sim::buckets::Bucket;
@@ -20,8 +21,8 @@ impl Provider for Sim {
         "sim"
     }
 
-    fn choice(&self) -> ProviderChoice {
-        ProviderChoice::OnHost
+    fn is_chosen(&self, settings: &Settings) -> bool {
+        settings.provider == ProviderChoice::OnHost
     }
 
     fn place(&self) -> &'static str {
@@ -54,7 +55,7 @@ impl Provider for Sim {
         self.world().rules.carries
     }
 
-    fn configure(&self, _settings: &Settings) {}
+    fn configure(&self, _settings: &Settings, _secret: Option<&Secret>) {}
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
         let (answer, hangs) = self

@@ -11,7 +11,7 @@ use vm_service::domain::failure::FailureCode;
 use vm_service::domain::ids::VolumeId;
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::tags::VolumeTags;
-use vm_service::loops::{World, assign::Assign, collect::Collect, launch::Launch};
+use vm_service::loops::{Providers, World, assign::Assign, collect::Collect, launch::Launch};
 use vm_service::provider::MachineState;
 use vm_service::sim::{EndCause, Fault, FaultRates, Gate, Rules, Sim, Spread};
 
@@ -54,7 +54,7 @@ async fn an_orphan_whose_look_keeps_failing_is_ended_when_looks_work(pool: PgPoo
     bench.turn(12).await;
     for _ in 0..30 {
         let struck = bench.sim.handle(Arc::new(LooksFail(bench.sim.clone())));
-        let world = World { providers: vec![Arc::new(struck)], ..bench.world.clone() };
+        let world = World { providers: Providers::new(vec![Arc::new(struck)]), ..bench.world.clone() };
         bench.tick(&Collect(world)).await;
         bench.clock.advance(TimeDelta::seconds(10));
     }

@@ -6,7 +6,8 @@ use crate::support::Bench;
 use chrono::TimeDelta;
 use sqlx::{AssertSqlSafe, PgPool};
 use vm_service::db::DbError;
-use vm_service::db::launches::{After, End};
+use vm_service::db::launch_attempts::After;
+use vm_service::db::launches::End;
 use vm_service::db::leases::Lease;
 use vm_service::db::release::Evidence;
 use vm_service::domain::failure::{Failure, FailureCode};
@@ -54,7 +55,7 @@ async fn a_stale_worker_changes_no_launch(pool: PgPool) {
     assert!(new.lease > old.lease);
     let before = rows(&bench).await;
     let now = bench.now();
-    lost(db.mark_attempt(old.id, old.lease, now).await);
+    lost(db.mark_attempt(old.id, old.lease, "", now).await);
     for end in [End::Answered, End::NotNeeded, End::NoRoom, End::Failed("late")] {
         lost(db.end_launch(old.id, old.lease, end, now).await);
     }
@@ -63,7 +64,7 @@ async fn a_stale_worker_changes_no_launch(pool: PgPool) {
     }
     lost(db.renew_lease(&Lease::Launch(old.id, old.lease), now).await);
     assert_eq!(rows(&bench).await, before);
-    db.mark_attempt(new.id, new.lease, now).await.unwrap();
+    db.mark_attempt(new.id, new.lease, "", now).await.unwrap();
 }
 
 /// Point 3, VMs: the identity, the availability, the end that it was told, the giving up, the confirmation, the postponement.

@@ -12,6 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
+use vm_service::domain::ec2::Ec2Class;
 use vm_service::domain::ids::{InstallationId, LaunchId};
 use vm_service::domain::resource_class::ResourceClass;
 use vm_service::domain::settings::VmNetwork;
@@ -50,8 +51,8 @@ pub(crate) fn spec(token: &str, installation: InstallationId, user_data: &str) -
         origin: Origin::OnDemand,
         created_at: DateTime::UNIX_EPOCH,
     };
-    let class = ResourceClass { vcpus: 1, memory_mib: 1024, disk_gib: 10, limit: None };
-    LaunchSpec { client_token: token.into(), tags, class, count: 1, user_data: user_data.into() }
+    let class = ResourceClass { vcpus: 1, memory_mib: 1024, disk_gib: 10, limit: None, ec2: Ec2Class::default() };
+    LaunchSpec { client_token: token.into(), tags, class, count: 1, user_data: user_data.into(), candidate: String::new() }
 }
 
 /// Looks every 100 ms until `look` finds something.

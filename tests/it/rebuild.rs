@@ -229,7 +229,14 @@ async fn a_process_that_outlives_its_database_sets_its_limits_again(pool: PgPool
     let settings = bench.world.settings.borrow().clone();
     let (sender, _) = tokio::sync::watch::channel(settings);
     let (problem, _) = tokio::sync::watch::channel(None);
-    let take = TakeSettings { db: bench.db.clone(), providers: bench.world.providers.clone(), settings: sender, problem };
+    let take = TakeSettings {
+        db: bench.db.clone(),
+        providers: bench.world.providers.clone(),
+        open: std::sync::Arc::new(|_| None),
+        sealer: bench.world.sealer.clone(),
+        settings: sender,
+        problem,
+    };
     take.tick(bench.now(), 0).await.unwrap();
     run(&bench, "delete from vms.budget; insert into vms.budget default values").await;
     bench.clock.advance(TimeDelta::seconds(10));

@@ -14,6 +14,7 @@ use chrono::TimeDelta;
 use std::time::Duration;
 use uuid::Uuid;
 use vm_service::clock::HandClock;
+use vm_service::domain::ec2::Ec2Class;
 use vm_service::domain::identity::{Bootstrap, Identity};
 use vm_service::domain::ids::{InstallationId, LaunchId};
 use vm_service::domain::resource_class::ResourceClass;
@@ -63,8 +64,9 @@ impl Cloud {
         LaunchSpec {
             client_token: token.to_owned(),
             tags: tags("medium"),
-            class: ResourceClass { vcpus: 2, memory_mib: 4096, disk_gib: 20, limit: None },
+            class: ResourceClass { vcpus: 2, memory_mib: 4096, disk_gib: 20, limit: None, ec2: Ec2Class::default() },
             count,
+            candidate: String::new(),
             user_data: self.sim.user_data(&bootstrap("batch"), SILENT_FOR),
         }
     }

@@ -19,7 +19,7 @@ use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::tags::{Origin, Tags};
 use vm_service::domain::task::{Executor, TaskRequest};
-use vm_service::loops::{self, Loop, World};
+use vm_service::loops::{self, Loop, Providers, World};
 use vm_service::provider::Provider as _;
 use vm_service::seal::Sealer;
 use vm_service::sim::{FaultRates, Rules, Sim};
@@ -60,7 +60,7 @@ impl Bench {
         let ids = next.clone();
         let world = World {
             db: db.clone(),
-            providers: vec![Arc::new(sim.clone())],
+            providers: Providers::new(vec![Arc::new(sim.clone())]),
             guest: Arc::new(sim.clone()),
             sealer: Arc::new(Sealer::new([Sealer::fresh_key().unwrap().as_str()]).unwrap()),
             clock: Arc::new(clock.clone()),

@@ -36,6 +36,7 @@ pub use config::{AcceleratorChoice, OnHostConfig};
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
+use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings, VmNetwork};
 use address::Ports;
 use anyhow::Context;
@@ -122,8 +123,8 @@ impl Provider for OnHost {
         "onhost"
     }
 
-    fn choice(&self) -> ProviderChoice {
-        ProviderChoice::OnHost
+    fn is_chosen(&self, settings: &Settings) -> bool {
+        settings.provider == ProviderChoice::OnHost
     }
 
     fn place(&self) -> &str {
@@ -161,7 +162,7 @@ impl Provider for OnHost {
         host::capacity()
     }
 
-    fn configure(&self, settings: &Settings) {
+    fn configure(&self, settings: &Settings, _secret: Option<&Secret>) {
         self.closed.store(settings.on_host.network == VmNetwork::Closed, Ordering::Relaxed);
     }
 

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_machine_has_what_its_class_says_and_nothing_that_was_not_asked_for() {
-        let class = ResourceClass { vcpus: 3, memory_mib: 2048, disk_gib: 20, limit: None };
+        let class =
+            ResourceClass { vcpus: 3, memory_mib: 2048, disk_gib: 20, limit: None, ec2: crate::domain::ec2::Ec2Class::default() };
         let image = Image::for_tests();
         let of = |accelerator, link| {
             let ports = Ports { ssh: 22, docker: 2376 };

@@ -17,7 +17,7 @@ use vm_service::db::{Db, settings::Versioned, wake::Wake};
 use vm_service::domain::ids::{InstallationId, TaskId};
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::task::{Executor, TaskRequest};
-use vm_service::loops::{self, Loop, World};
+use vm_service::loops::{self, Loop, Providers, World};
 use vm_service::provider::Provider as _;
 use vm_service::seal::Sealer;
 use vm_service::sim::{Bucket, Sim};
@@ -46,7 +46,7 @@ impl Engine {
         let ids = Arc::new(AtomicU64::new(1));
         let world = World {
             db,
-            providers: vec![Arc::new(sim.clone())],
+            providers: Providers::new(vec![Arc::new(sim.clone())]),
             guest: Arc::new(sim.clone()),
             sealer: Arc::new(Sealer::new([Sealer::fresh_key()?.as_str()])?),
             clock: Arc::new(clock.clone()),

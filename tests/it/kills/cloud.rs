@@ -164,7 +164,8 @@ impl Cloud {
         let sim = &self.sim;
         match call {
             Call::Launch { token, tags, class, count, user_data } => {
-                told(sim.launch(&LaunchSpec { client_token: token, tags, class, count, user_data }).await, true)
+                let candidate = String::new();
+                told(sim.launch(&LaunchSpec { client_token: token, tags, class, count, user_data, candidate }).await, true)
             }
             Call::ListMachines => match sim.list_machines().await {
                 Ok(listing) => told(Ok(listing.machines), listing.complete),

@@ -13,7 +13,8 @@ use vm_service::clock::HandClock;
 use vm_service::domain::identity::{Bootstrap, Identity};
 use vm_service::domain::rate::LaunchRate;
 use vm_service::domain::resource_class::ResourceClass;
-use vm_service::domain::settings::{Budget, ProviderChoice, Settings};
+use vm_service::domain::secret::Secret;
+use vm_service::domain::settings::{Budget, Settings};
 use vm_service::guest::{Endpoint, Guest, GuestError, Personality};
 use vm_service::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use vm_service::sim::{FaultRates, Sim};
@@ -77,8 +78,8 @@ impl Provider for Remote {
         self.facts.name()
     }
 
-    fn choice(&self) -> ProviderChoice {
-        self.facts.choice()
+    fn is_chosen(&self, settings: &Settings) -> bool {
+        self.facts.is_chosen(settings)
     }
 
     fn place(&self) -> &str {
@@ -109,7 +110,7 @@ impl Provider for Remote {
         self.facts.capacity()
     }
 
-    fn configure(&self, _settings: &Settings) {}
+    fn configure(&self, _settings: &Settings, _secret: Option<&Secret>) {}
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
         let spec = spec.clone();

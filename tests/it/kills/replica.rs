@@ -26,8 +26,7 @@ use vm_service::http::serve::HttpConfig;
 use vm_service::http::state::AppState;
 use vm_service::loops::settings::TakeSettings;
 use vm_service::loops::timers::{self, Crons};
-use vm_service::loops::{self, Loop, World};
-use vm_service::provider::Provider;
+use vm_service::loops::{self, Loop, Providers, World};
 use vm_service::seal::Sealer;
 
 /// As in `app::service`.
@@ -74,16 +73,24 @@ async fn run(role: Role) -> anyhow::Result<()> {
     let clock = Arc::new(ServiceClock::new());
     measure(&db, &clock).await?;
     let cloud = Arc::new(Remote::new(role.cloud, role.name));
-    let providers: Vec<Arc<dyn Provider>> = vec![cloud.clone()];
+    let providers = Providers::new(vec![cloud.clone()]);
     let (settings, follow) = watch::channel(Versioned { version: 0, settings: Settings::default() });
     let (problem_out, problem) = watch::channel(None);
-    let take = TakeSettings { db: db.clone(), providers: providers.clone(), settings, problem: problem_out };
+    let sealer = Arc::new(Sealer::new([role.sealing_key.as_str()])?);
+    let take = TakeSettings {
+        db: db.clone(),
+        providers: providers.clone(),
+        open: Arc::new(|_| None),
+        sealer: sealer.clone(),
+        settings,
+        problem: problem_out,
+    };
     take.tick(clock.now(), 0).await?;
     let world = World {
         db: db.clone(),
         providers,
         guest: cloud,
-        sealer: Arc::new(Sealer::new([role.sealing_key.as_str()])?),
+        sealer,
         clock: clock.clone(),
         installation: role.installation,
         settings: follow,

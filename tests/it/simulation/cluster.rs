@@ -25,8 +25,7 @@ use vm_service::db::{Db, DbError};
 use vm_service::domain::ids::InstallationId;
 use vm_service::domain::settings::Settings;
 use vm_service::loops::settings::TakeSettings;
-use vm_service::loops::{self, Act, Loop, World};
-use vm_service::provider::Provider;
+use vm_service::loops::{self, Act, Loop, Providers, World};
 use vm_service::seal::Sealer;
 use vm_service::sim::Sim;
 
@@ -120,7 +119,7 @@ impl Cluster {
         let db = Db { pool, wake: Wake::default() };
         let (settings, follow) = watch::channel(Versioned { version: 0, settings: Settings::default() });
         let next = self.next.clone();
-        let providers: Vec<Arc<dyn Provider>> = vec![Arc::new(sim.clone())];
+        let providers = Providers::new(vec![Arc::new(sim.clone())]);
         let world = World {
             db: db.clone(),
             providers: providers.clone(),
@@ -131,7 +130,14 @@ impl Cluster {
             settings: follow,
             fresh_id: Arc::new(move || fresh_id(&next)),
         };
-        let take = TakeSettings { db, providers, settings, problem: watch::channel(None).0 };
+        let take = TakeSettings {
+            db,
+            providers,
+            open: Arc::new(|_| None),
+            sealer: self.sealer.clone(),
+            settings,
+            problem: watch::channel(None).0,
+        };
         let mut all: Vec<Arc<dyn Loop>> = vec![Arc::new(take)];
         all.extend(loops::serve_loops(&world));
         all.extend(loops::scaler_loops(&world));

@@ -1,0 +1,59 @@
+//! How EC2 is spoken to: who we are, where it is, and how long an answer may take. No call is repeated in here: the loops repeat, and
+//! nobody else, so a throttled account is not asked again by two at once.
+
+use crate::domain::ec2::{Authentication, Ec2Settings};
+use crate::domain::secret::Secret;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::Credentials;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// A call of the contract returns within 7 s.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// The settings of one region, and the client that they make.
+pub(super) struct Connection {
+    pub(super) settings: Ec2Settings,
+    secret: Option<Secret>,
+    client: OnceCell<Client>,
+}
+
+impl Connection {
+    pub(super) fn new(settings: Ec2Settings, secret: Option<Secret>) -> Self {
+        Self { settings, secret, client: OnceCell::new() }
+    }
+
+    /// Whether these settings make the same connection.
+    pub(super) fn is_of(&self, settings: &Ec2Settings, secret: Option<&Secret>) -> bool {
+        self.settings == *settings && self.secret.as_ref() == secret
+    }
+
+    /// The client; `base` is what the surroundings say.
+    pub(super) async fn client(&self, base: &SdkConfig) -> Client {
+        self.client.get_or_init(async || self.connect(base)).await.clone()
+    }
+
+    fn connect(&self, base: &SdkConfig) -> Client {
+        let mut config = aws_sdk_ec2::config::Builder::from(base);
+        config.set_endpoint_url(self.settings.endpoint.clone().or_else(|| base.endpoint_url().map(str::to_owned)));
+        if let (Authentication::AccessKey(key), Some(secret)) = (&self.settings.authentication, &self.secret) {
+            config = config.credentials_provider(Credentials::new(&key.id, secret.expose(), None, None, "settings"));
+        }
+        Client::from_conf(config.build())
+    }
+}
+
+/// What the surroundings say: credentials of the machine, proxies of the environment.
+pub(super) async fn surroundings(region: &str) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).operation_timeout(ANSWER_WITHIN).build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .load()
+        .await
+}

@@ -1,0 +1,167 @@
+//! Machines of Amazon EC2, one region each. It keeps AWS's rules: what it may ask how fast, what a lost answer means, and that "absent"
+//! is never concluded from one error.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `connection` | who we are and where EC2 is |
+//! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
+//! | `machines`, `tags` | instances, seen and ended in shared calls |
+//! | `budget`, `refusal` | how fast calls may be made, and what an error means |
+//!
+//! Reads, writes: the region's EC2. Calls: the AWS SDK, whose own retries are off. Runs: from `loops` and `admin`.
+
+mod budget;
+mod candidates;
+mod connection;
+mod images;
+mod launch;
+mod machines;
+mod refusal;
+mod tags;
+
+use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use crate::domain::ec2::Ec2Settings;
+use crate::domain::ids::InstallationId;
+use crate::domain::rate::{LaunchRate, Rate};
+use crate::domain::resource_class::ResourceClass;
+use crate::domain::secret::Secret;
+use crate::domain::settings::{self, ProviderChoice, Settings};
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_ec2::Client;
+use connection::Connection;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// EC2 in one region.
+pub struct Ec2 {
+    installation: InstallationId,
+    region: String,
+    surroundings: OnceCell<SdkConfig>,
+    connection: RwLock<Arc<Connection>>,
+    memory: candidates::Memory,
+    images: images::Images,
+    budget: budget::Budget,
+}
+
+impl Ec2 {
+    /// EC2 in this region. Nothing is asked yet.
+    pub fn new(installation: InstallationId, region: impl Into<String>) -> Self {
+        Self {
+            installation,
+            region: region.into(),
+            surroundings: OnceCell::new(),
+            connection: RwLock::new(Arc::new(Connection::new(Ec2Settings::default(), None))),
+            memory: candidates::Memory::default(),
+            images: images::Images::default(),
+            budget: budget::Budget::default(),
+        }
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn client(&self) -> Client {
+        let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region)).await;
+        self.connection().client(surroundings).await
+    }
+}
+
+#[async_trait]
+impl Provider for Ec2 {
+    fn name(&self) -> &'static str {
+        "ec2"
+    }
+
+    fn is_chosen(&self, settings: &Settings) -> bool {
+        settings.provider == ProviderChoice::Ec2 && settings.ec2.region.as_ref() == Some(&self.region)
+    }
+
+    fn place(&self) -> &str {
+        &self.region
+    }
+
+    fn max_batch(&self) -> u32 {
+        1000
+    }
+
+    fn launch_rate(&self) -> Option<LaunchRate> {
+        let rate = |burst| Rate { burst, per_second: 2.0 };
+        Some(LaunchRate { calls: rate(5), machines: rate(1000) })
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            list: Duration::from_secs(30),
+            watch: Duration::from_secs(2),
+            watch_ends: Duration::from_secs(10),
+            first_look: Duration::from_secs(5),
+            terminate: Duration::from_secs(5),
+            settles: Duration::from_secs(300),
+        }
+    }
+
+    fn leaves_remains(&self) -> bool {
+        false
+    }
+
+    fn image(&self, class: &ResourceClass) -> Option<String> {
+        self.image_of(class)
+    }
+
+    fn capacity(&self) -> settings::Budget {
+        settings::Budget { vms: 100, in_flight: 50, volumes: 200 }
+    }
+
+    fn configure(&self, settings: &Settings, secret: Option<&Secret>) {
+        // Settings of another region leave this one as it was: its machines stay in care.
+        if settings.ec2.region.as_ref() != Some(&self.region) || self.connection().is_of(&settings.ec2, secret) {
+            return;
+        }
+        let connection = Arc::new(Connection::new(settings.ec2.clone(), secret.cloned()));
+        *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    async fn choose(&self, class: &ResourceClass) -> Result<String, ProviderError> {
+        let parameters = self.parameters(class).await?;
+        serde_json::to_string(&parameters).map_err(|error| ProviderError::transient("writing a candidate", error))
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
+        self.run_instances(spec).await
+    }
+
+    async fn list_machines(&self) -> Result<Listing, ProviderError> {
+        self.list().await
+    }
+
+    async fn find_machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError> {
+        self.find(provider_id).await
+    }
+
+    async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError> {
+        self.find_many(provider_ids).await
+    }
+
+    async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {
+        self.end(provider_ids).await
+    }
+
+    async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
+        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+    }
+
+    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        Ok(None)
+    }
+
+    async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {
+        self.console_of(provider_id).await
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+}

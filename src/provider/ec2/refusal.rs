@@ -1,0 +1,146 @@
+//! What AWS says when it does not do what was asked, by what is done next.
+//!
+//! Codes: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>.
+
+use crate::provider::ProviderError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+
+/// By what is done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No machine of this type here now: the next candidate.
+    NoCapacity,
+    /// The account may not have more of this market: the next candidate in another one; an operator asks AWS for more.
+    Quota,
+    /// Asked too fast, nothing happened.
+    Throttled,
+    /// Ours or the operator's to mend.
+    Denied,
+    /// Ours or the operator's to mend.
+    Invalid,
+    /// It does not know the thing: not yet, or no more.
+    NotFound,
+    /// What this client token made has ended since.
+    Ended,
+    /// It may have happened.
+    Unclear,
+}
+
+/// An answer that is none.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) kind: Kind,
+    /// AWS's own word; empty when there was no answer.
+    pub(super) code: String,
+    /// AWS's own sentence, or what broke on the way.
+    pub(super) message: String,
+}
+
+impl Refusal {
+    /// What an error of any call means.
+    pub(super) fn of<E, R>(error: SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let Some(code) = error.code().map(str::to_owned) else {
+            let message = anyhow::Error::from(error);
+            return Self { kind: Kind::Unclear, code: String::new(), message: format!("{message:#}") };
+        };
+        let message = error.message().unwrap_or_default().to_owned();
+        Self { kind: kind(&code), code, message }
+    }
+
+    /// For a call that has no candidates: what its caller does next.
+    pub(super) fn into_error(self, what: &str) -> ProviderError {
+        let Self { kind, code, message } = self;
+        match kind {
+            Kind::NoCapacity | Kind::Quota => ProviderError::NoCapacity(format!("{code}: {message}")),
+            Kind::Throttled => ProviderError::Throttled,
+            Kind::Denied => ProviderError::Invalid(format!("{what}: AWS does not let us ({code}): {}", mend(&code, &message))),
+            Kind::Invalid | Kind::NotFound | Kind::Ended => ProviderError::Invalid(format!("{what}: {code}: {message}")),
+            Kind::Unclear => ProviderError::transient(what, anyhow::anyhow!("{code} {message}")),
+        }
+    }
+}
+
+/// What a denial asks of the operator.
+fn mend(code: &str, message: &str) -> String {
+    match code {
+        "UnauthorizedOperation" => {
+            // "…You are not authorized to perform this operation. … Encoded authorization failure message: <4 KiB>"
+            let sentence = message.split("Encoded authorization").next().unwrap_or(message).trim();
+            format!("{sentence} Give the role or user what `vm-service iam-policy` prints.")
+        }
+        "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" => {
+            format!("{message} Check the access key and its secret half in the settings, and this machine's clock.")
+        }
+        "ExpiredToken" | "RequestExpired" => {
+            format!("{message} The credentials are out of date, or this machine's clock is wrong.")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+fn kind(code: &str) -> Kind {
+    match code {
+        "InsufficientInstanceCapacity"
+        | "Server.InsufficientInstanceCapacity"
+        | "InsufficientHostCapacity"
+        | "InsufficientReservedInstanceCapacity"
+        | "InsufficientCapacity"
+        | "UnfulfillableCapacity"
+        | "Unsupported"
+        | "SpotMaxPriceTooLow"
+        | "InsufficientFreeAddressesInSubnet" => Kind::NoCapacity,
+        "InstanceLimitExceeded"
+        | "VcpuLimitExceeded"
+        | "MaxSpotInstanceCountExceeded"
+        | "VolumeLimitExceeded"
+        | "MaxIOPSLimitExceeded" => Kind::Quota,
+        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "SlowDown" | "RequestThrottled" => Kind::Throttled,
+        "UnauthorizedOperation"
+        | "AuthFailure"
+        | "InvalidClientTokenId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "RequestExpired"
+        | "OptInRequired"
+        | "PendingVerification"
+        | "Blocked"
+        | "AccessDenied" => Kind::Denied,
+        "IdempotentInstanceTerminated" => Kind::Ended,
+        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout" => Kind::Unclear,
+        _ if code.ends_with(".NotFound") => Kind::NotFound,
+        _ if ["Invalid", "Missing", "Malformed", "Idempotent", "Unknown", "Incorrect", "Operation"]
+            .iter()
+            .any(|start| code.starts_with(start)) =>
+        {
+            Kind::Invalid
+        }
+        _ => Kind::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_says_what_is_done_next() {
+        for (code, expected) in [
+            ("InsufficientInstanceCapacity", Kind::NoCapacity),
+            ("VcpuLimitExceeded", Kind::Quota),
+            ("RequestLimitExceeded", Kind::Throttled),
+            ("UnauthorizedOperation", Kind::Denied),
+            ("InvalidInstanceID.NotFound", Kind::NotFound),
+            ("InvalidParameterValue", Kind::Invalid),
+            ("IdempotentParameterMismatch", Kind::Invalid),
+            ("IdempotentInstanceTerminated", Kind::Ended),
+            ("InternalError", Kind::Unclear),
+            ("SomethingNew", Kind::Unclear),
+        ] {
+            assert_eq!(kind(code), expected, "{code}");
+        }
+    }
+}
