@@ -62,12 +62,8 @@ pub(super) async fn prepare(http: &reqwest::Client, moto: &str) -> Ground {
         ];
         operator.ask("AuthorizeSecurityGroupIngress", &params).await;
     }
-    let params = [
-        ("Name", "vm-service-guest"),
-        ("Architecture", "x86_64"),
-        ("RootDeviceName", "/dev/sda1"),
-        ("VirtualizationType", "hvm"),
-    ];
+    let params =
+        [("Name", "vm-service-guest"), ("Architecture", "x86_64"), ("RootDeviceName", "/dev/sda1"), ("VirtualizationType", "hvm")];
     let image = operator.get("RegisterImage", &params, &["imageId"]).await;
     let images = operator.ask("DescribeImages", &[("Owner.1", CANONICAL)]).await;
     let document = parse(&images);
