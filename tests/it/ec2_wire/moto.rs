@@ -25,7 +25,7 @@ pub(super) fn folder() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map_or_else(home, PathBuf::from);
     let folder = cache.join(FOLDER);
-    assert!(folder.join("bin/python").exists(), "{} is missing: run .ci/setup --test", folder.display());
+    assert!(folder.join("complete").exists(), "{} is missing: run .ci/setup --test", folder.display());
     folder
 }
 
