@@ -129,7 +129,7 @@ impl Ec2 {
     }
 }
 
-fn filter(name: impl Into<String>, values: impl IntoIterator<Item = String>) -> Filter {
+pub(super) fn filter(name: impl Into<String>, values: impl IntoIterator<Item = String>) -> Filter {
     Filter::builder().name(name).set_values(Some(values.into_iter().collect())).build()
 }
 

@@ -6,6 +6,7 @@
 //! | `connection` | who we are and where EC2 is |
 //! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
+//! | `volumes` | EBS volumes and their snapshots |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
 //! Reads, writes: the region's EC2. Calls: the AWS SDK, whose own retries are off. Runs: from `loops` and `admin`.
@@ -18,7 +19,9 @@ mod launch;
 mod machines;
 mod refusal;
 mod tags;
+mod volumes;
 
+use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Ec2Settings;
 use crate::domain::ids::InstallationId;
@@ -150,11 +153,15 @@ impl Provider for Ec2 {
     }
 
     async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
-        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+        self.list_cache_volumes().await
     }
 
-    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
-        Ok(None)
+    async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        self.find_cache_volume(provider_id).await
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
     }
 
     async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {

@@ -32,7 +32,11 @@ fn each_kind_of_break_is_found() {
         ("RunInstances", &[("MinCount", "1")], "MaxCount is required"),
         ("StartInstances", &[], "InstanceIds is required"),
         ("AttachVolume", &[("VolumeId", "vol-1"), ("InstanceId", "i-1")], "Device is required"),
-        ("CreateTags", &[("ResourceId.1", "i-1"), ("Tag.1.Key", "a"), ("Tag.1.Value", "b"), ("Tag.1.Colour", "c")], "no member Colour"),
+        (
+            "CreateTags",
+            &[("ResourceId.1", "i-1"), ("Tag.1.Key", "a"), ("Tag.1.Value", "b"), ("Tag.1.Colour", "c")],
+            "no member Colour",
+        ),
         ("CreateVolume", &[("AvailabilityZone", "z"), ("Size", "1"), ("VolumeType", "gp9")], "not one of"),
         ("CreateFleet", &[("TargetCapacitySpecification.DefaultTargetCapacityType", "spot")], "TotalTargetCapacity is required"),
         ("DescribeSpotPriceHistory", &[("StartTime", "yesterday")], "not a time"),
@@ -50,7 +54,8 @@ fn limits_of_lists_and_texts_are_kept() {
     let found = model::ec2().check("DescribeInstanceTypes", &Params(types.into_iter().collect()));
     assert!(found[0].contains("101 entries"), "{found:?}");
     let token = "x".repeat(65);
-    let fleet = [("TargetCapacitySpecification.TotalTargetCapacity", "1"), ("LaunchTemplateConfigs.1.Overrides.1.Priority", "high")];
+    let fleet =
+        [("TargetCapacitySpecification.TotalTargetCapacity", "1"), ("LaunchTemplateConfigs.1.Overrides.1.Priority", "high")];
     assert!(wrong("CreateFleet", &fleet)[0].contains("not a number"));
     let start = [("VolumeSize", "1"), ("ClientToken", token.as_str()), ("Timeout", "5")];
     let found = model::ebs().check("StartSnapshot", &start.into_iter().collect());

@@ -6,7 +6,8 @@ use super::proxy::Cloud;
 use super::requests::{code, disk, launch, launch_spot, root, tags, volume};
 use super::rules::Rules;
 use aws_sdk_ec2::types::{
-    EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceMetadataOptionsRequest, ResourceType, ShutdownBehavior, Tag,
+    EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceMetadataOptionsRequest, ResourceType,
+    ShutdownBehavior, Tag,
 };
 use std::collections::BTreeSet;
 
