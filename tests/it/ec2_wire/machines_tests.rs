@@ -17,7 +17,10 @@ async fn machines_stop_and_start_in_their_states_only() {
     assert_eq!(code(stop(&plain).await), "IncorrectInstanceState", "pending");
     cloud.pass(Duration::from_secs(21));
     assert_eq!(code(stop(&plain).await), "fine");
-    let state = |n: usize| { let cloud = &cloud; async move { cloud.instances().await[n].state.clone() } };
+    let state = |n: usize| {
+        let cloud = &cloud;
+        async move { cloud.instances().await[n].state.clone() }
+    };
     assert_eq!((state(0).await.as_str(), state(1).await.as_str()), ("stopped", "running"));
     assert_eq!(code(start(&plain).await), "fine");
     assert_eq!(code(stop(&plain).await), "IncorrectInstanceState", "pending again");

@@ -6,7 +6,7 @@ use super::faults::Fault;
 use super::ground::{self, Ground, Subnet};
 use super::journal::{Journal, Request};
 use super::model;
-use super::moto::Moto;
+use super::moto::{CANONICAL_IMAGE, Moto, OWN_IMAGE};
 use super::params::Params;
 use super::rules::Rules;
 use super::truth::{Truth, VolumeTruth};
@@ -86,12 +86,12 @@ impl Cloud {
 
     /// An image of our own, `x86_64`, with the root device `/dev/sda1`.
     pub(crate) fn image(&self) -> String {
-        self.ground.image.clone()
+        OWN_IMAGE.to_owned()
     }
 
     /// The newer of two images of Canonical.
     pub(crate) fn canonical_image(&self) -> String {
-        self.ground.canonical_image.clone()
+        CANONICAL_IMAGE.to_owned()
     }
 
     /// Every request so far.

@@ -5,8 +5,8 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::create_volume::builders::CreateVolumeFluentBuilder;
 use aws_sdk_ec2::operation::run_instances::builders::RunInstancesFluentBuilder;
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, InstanceMarketOptionsRequest, InstanceMetadataOptionsRequest, InstanceType,
-    MarketType, ResourceType, ShutdownBehavior, Tag, TagSpecification, VolumeType,
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, InstanceMarketOptionsRequest, InstanceMetadataOptionsRequest,
+    InstanceType, MarketType, ResourceType, ShutdownBehavior, Tag, TagSpecification, VolumeType,
 };
 use base64::Engine as _;
 

@@ -24,8 +24,23 @@ pub(crate) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         let types = [
-            "t3.small", "t3.medium", "t3.large", "t3.xlarge", "m5.large", "m5.xlarge", "m6i.large", "m6i.xlarge", "m7i.large",
-            "m7i.xlarge", "m7i.2xlarge", "c6i.large", "c6i.xlarge", "c7i.large", "c7i.xlarge", "c7i.2xlarge", "r7i.large",
+            "t3.small",
+            "t3.medium",
+            "t3.large",
+            "t3.xlarge",
+            "m5.large",
+            "m5.xlarge",
+            "m6i.large",
+            "m6i.xlarge",
+            "m7i.large",
+            "m7i.xlarge",
+            "m7i.2xlarge",
+            "c6i.large",
+            "c6i.xlarge",
+            "c7i.large",
+            "c7i.xlarge",
+            "c7i.2xlarge",
+            "r7i.large",
         ];
         Self {
             budgets: false,

@@ -23,7 +23,10 @@ async fn one_launch_token_makes_its_machines_once() {
     assert_eq!(truth[0].token, "t");
 
     assert_eq!(code(launch(&cloud, "t").max_count(2).send().await), "IdempotentParameterMismatch");
-    assert_eq!(code(launch(&cloud, "t").max_count(3).instance_type(InstanceType::C7iLarge).send().await), "IdempotentParameterMismatch");
+    assert_eq!(
+        code(launch(&cloud, "t").max_count(3).instance_type(InstanceType::C7iLarge).send().await),
+        "IdempotentParameterMismatch"
+    );
     assert_eq!(code(launch_spot(&cloud, "t").max_count(3).send().await), "IdempotentParameterMismatch");
 
     cloud.behind_our_back("TerminateInstances", &[("InstanceId.1", &first[1])]).await;
