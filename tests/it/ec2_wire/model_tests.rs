@@ -8,6 +8,9 @@ use super::requests::{code, launch};
 use super::rules::Rules;
 use aws_sdk_ec2::types::{Filter, InstanceType, MarketType};
 
+/// An action, its parameters, a part of what is wrong.
+type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
 fn wrong(action: &str, params: &[(&str, &str)]) -> Vec<String> {
     model::ec2().check(action, &params.iter().copied().collect::<Params>())
 }
@@ -16,7 +19,7 @@ const LAUNCH: [(&str, &str); 2] = [("MinCount", "1"), ("MaxCount", "1")];
 
 #[test]
 fn each_kind_of_break_is_found() {
-    let rows: &[(&str, &[(&str, &str)], &str)] = &[
+    let rows: &[Row] = &[
         ("RunInstance", &[], "no such action"),
         ("DescribeInstances", &[("InstanceIds.1", "i-1")], "has no member InstanceIds"),
         ("DescribeInstances", &[("instanceId.1", "i-1")], "has no member instanceId"),

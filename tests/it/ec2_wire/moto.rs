@@ -51,6 +51,11 @@ impl Moto {
         }
         panic!("moto does not start");
     }
+
+    /// Its number among the processes.
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Moto {

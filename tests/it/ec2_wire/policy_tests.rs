@@ -73,7 +73,7 @@ async fn rights_volumes_and_tags_keep_the_policy_or_are_noted() {
     assert_violated(&cloud, &["the volume is not encrypted", "volume: no tag ManagedBy", "volume: no tag vm-service:installation"]);
     cloud.ec2().create_tags().resources(&id).tags(Tag::builder().key("a").value("b").build()).send().await.unwrap();
     assert_violated(&cloud, &["tags belong in the creating call"]);
-    let actions = ["ec2:CreateTags", "ec2:CreateVolume", "ec2:RunInstances"].map(str::to_owned);
+    let actions = ["ec2:CreateTags", "ec2:CreateVolume", "ec2:RunInstances", "iam:PassRole"].map(str::to_owned);
     assert_eq!(cloud.actions(), BTreeSet::from(actions));
 }
 

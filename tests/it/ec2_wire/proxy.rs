@@ -104,7 +104,8 @@ impl Cloud {
         self.journal().into_iter().filter(|request| request.action == action).collect()
     }
 
-    /// The actions that were asked for, as a policy names them: `ec2:RunInstances`.
+    /// The rights that the calls needed, as a policy names them: `ec2:RunInstances`; `ec2:CreateTags` and `iam:PassRole` where a
+    /// creating call gives tags or a profile.
     pub(crate) fn actions(&self) -> BTreeSet<String> {
         self.wire.actions.lock().unwrap().clone()
     }
@@ -128,6 +129,13 @@ impl Cloud {
             Err(Stop::Refused(refusal)) => panic!("{action}: {refusal:?}"),
             Err(Stop::Cut) => panic!("{action}: cut"),
         }
+    }
+
+    /// A terminated machine is not shown any more, as AWS does after about an hour.
+    pub(crate) fn forget(&self, id: &str) {
+        let mut state = self.wire.state.lock().unwrap();
+        state.known_at.insert(id.to_owned(), Duration::MAX);
+        state.listed_at.insert(id.to_owned(), Duration::MAX);
     }
 
     /// Makes something go wrong; the number is for [`Cloud::lift`].
