@@ -73,6 +73,8 @@ pub struct Machine {
     pub state: MachineState,
     /// Known once it runs.
     pub address: Option<Address>,
+    /// Why it ended, where the provider says so: a spot machine that was taken back, a host that failed.
+    pub why_ended: Option<String>,
 }
 
 /// All machines of this installation that the provider would name.
