@@ -13,6 +13,7 @@ mod api_wait;
 mod bad_start;
 mod cli;
 mod constraints;
+mod contract;
 mod cycling;
 mod e2e;
 #[cfg(feature = "ec2")]

@@ -137,6 +137,10 @@ async fn a_machine_lives_once_is_found_again_and_leaves_nothing() {
     // A launch that comes late makes none anew.
     assert_eq!(second.launch(&spec).await.unwrap()[0].state, MachineState::Terminated);
     assert_eq!(second.list_machines().await.unwrap().machines, []);
+
+    let pass = async || tokio::time::sleep(Duration::from_millis(200)).await;
+    crate::contract::hold(&second, ours, "#cloud-config\n{}\n", "onhost-never-was-0", pass).await;
+    assert_eq!(processes_in(data.path()), BTreeSet::new());
 }
 
 pub(crate) fn banner(machine: &Machine) -> Option<()> {

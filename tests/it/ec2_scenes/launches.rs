@@ -26,6 +26,15 @@ async fn a_job_has_a_machine_and_leaves_nothing(pool: PgPool) {
     assert_eq!(scene.cloud.calls("RunInstances").len(), 1);
 }
 
+/// The contract of every provider.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn the_contract_holds(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let pass = async || scene.cloud.pass(Duration::from_secs(5));
+    let ours = scene.bench.world.installation;
+    crate::contract::hold(scene.ec2.as_ref(), ours, "#cloud-config\n", "i-0123456789abcdef0", pass).await;
+}
+
 /// FAILURES.md row 1: the service dies, or the connection, after the launch succeeded.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_lost_answer_makes_no_second_machine(pool: PgPool) {
