@@ -112,6 +112,7 @@ fn kind(code: &str) -> Kind {
         "IdempotentInstanceTerminated" => Kind::Ended,
         "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout" => Kind::Unclear,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
+        "VolumeInUse" | "DependencyViolation" | "AttachmentLimitExceeded" => Kind::Invalid,
         _ if ["Invalid", "Missing", "Malformed", "Idempotent", "Unknown", "Incorrect", "Operation"]
             .iter()
             .any(|start| code.starts_with(start)) =>
@@ -138,6 +139,7 @@ mod tests {
             ("IdempotentParameterMismatch", Kind::Invalid),
             ("IdempotentInstanceTerminated", Kind::Ended),
             ("InternalError", Kind::Unclear),
+            ("VolumeInUse", Kind::Invalid),
             ("SomethingNew", Kind::Unclear),
         ] {
             assert_eq!(kind(code), expected, "{code}");

@@ -30,6 +30,7 @@ impl Wire {
             "CreateVolume" => self.create_volume(call).await,
             "AttachVolume" => self.attach(call).await,
             "DetachVolume" => self.detach(call).await,
+            "TerminateInstances" => self.terminate(call).await,
             "StartInstances" => self.start(call).await,
             "StopInstances" => self.stop(call).await,
             _ => self.ask(action, &call.params).await.map(Answer::xml),

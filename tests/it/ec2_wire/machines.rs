@@ -1,4 +1,4 @@
-//! Stop and start: only machines that are in the state for it, and only on-demand ones are stopped.
+//! The end of machines, as often as one likes; stop and start: only machines that are in the state for it, and only on-demand ones are stopped.
 
 use super::answer::{Answer, Refusal, Stop};
 use super::faults::Wanted;
@@ -6,7 +6,33 @@ use super::state::State;
 use super::truth::Truth;
 use super::wire::{Call, Wire};
 
+const NONE_TERMINATED: &str = "<TerminateInstancesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
+    <requestId>00000000-0000-4000-8000-000000000000</requestId><instancesSet></instancesSet></TerminateInstancesResponse>";
+
 impl Wire {
+    /// "TerminateInstances is idempotent by itself": moto looks for the network interfaces of what has ended, and those are gone.
+    pub(super) async fn terminate(&self, call: &Call) -> Result<Answer, Stop> {
+        let instances = self.true_instances(&call.params.list("InstanceId")).await?;
+        let (ended, living): (Vec<Truth>, Vec<Truth>) = instances.into_iter().partition(|instance| instance.state == "terminated");
+        let mut params = call.params.clone();
+        params.0.retain(|name, _| !name.starts_with("InstanceId."));
+        for (nth, instance) in living.iter().enumerate() {
+            params.0.insert(format!("InstanceId.{}", nth + 1), instance.id.clone());
+        }
+        let answer = match living.is_empty() {
+            true => NONE_TERMINATED.to_owned(),
+            false => self.ask(&call.action, &params).await?,
+        };
+        let state = "<code>48</code><name>terminated</name>";
+        let item = |id: &str| {
+            format!(
+                "<item><instanceId>{id}</instanceId><currentState>{state}</currentState><previousState>{state}</previousState></item>"
+            )
+        };
+        let items: String = ended.iter().map(|instance| item(&instance.id)).collect();
+        Ok(Answer::xml(answer.replace("</instancesSet>", &format!("{items}</instancesSet>"))))
+    }
+
     pub(super) async fn stop(&self, call: &Call) -> Result<Answer, Stop> {
         for instance in self.true_instances(&call.params.list("InstanceId")).await? {
             if instance.spot {
