@@ -7,7 +7,10 @@
 
 use super::{Db, DbError, leased};
 use crate::domain::ids::LaunchId;
+use crate::domain::plan::room::Kind;
+use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
 
 /// What the answer to a call says about the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,22 @@ impl Db {
         .execute(&self.pool)
         .await?;
         leased(done.rows_affected())
+    }
+
+    /// What was said last to launches that have not been carried out, by kind of VM.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_refusals(&self) -> Result<BTreeMap<Kind, String>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- launch_attempts::list_refusals
+               select distinct on (executor, resource_class) executor as "executor: Executor", resource_class, error as "error!"
+               from vms.launches where state = 'requested' and error is not null
+               order by executor, resource_class, created_at"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| ((row.executor, row.resource_class), row.error)).collect())
     }
 
     /// Puts the call back.

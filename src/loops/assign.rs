@@ -46,6 +46,7 @@ impl Loop for Assign {
             served_at: world.db.lanes_served(&settings, STARVES_AFTER, now).await?,
             available: world.db.list_available(now).await?,
             at_work: world.db.at_work().await?,
+            refusals: world.db.list_refusals().await?,
         };
         let decision = plan_assign(snapshot);
         for (task, vm) in decision.claims {

@@ -15,6 +15,10 @@ mod cli;
 mod constraints;
 mod cycling;
 mod e2e;
+#[cfg(feature = "ec2")]
+mod ec2_scenes;
+#[cfg(feature = "ec2")]
+mod ec2_wire;
 mod explain;
 mod gc_scenes;
 mod holds;

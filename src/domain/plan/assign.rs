@@ -71,6 +71,8 @@ pub struct Snapshot<'a> {
     pub available: Vec<Available>,
     /// VMs that have a task, by project.
     pub at_work: BTreeMap<String, u32>,
+    /// What the provider said last to launches that it has not carried out.
+    pub refusals: BTreeMap<Kind, String>,
 }
 
 /// What is to be done.
@@ -88,10 +90,10 @@ pub struct Decision {
 
 /// Decides.
 pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
-    let Snapshot { limits, waiting, served_at, available, at_work } = snapshot;
+    let Snapshot { limits, waiting, served_at, available, at_work, refusals } = snapshot;
     let (settings, now) = (limits.settings, limits.now);
     let mut queue = Queue::new(settings, waiting, &served_at, at_work, now);
-    let mut planner = Planner::new(limits, available);
+    let mut planner = Planner::new(limits, available, refusals);
     while let Some(task) = queue.take_next() {
         if planner.place(&task, queue.at_work(&task.project_id)) {
             queue.granted(&task);
@@ -108,11 +110,12 @@ struct Planner<'a> {
     free: BTreeMap<Kind, Vec<Available>>,
     starting: BTreeMap<Kind, u32>,
     planned: Planned<'a>,
+    refusals: BTreeMap<Kind, String>,
     decision: Decision,
 }
 
 impl<'a> Planner<'a> {
-    fn new(limits: Limits<'a>, available: Vec<Available>) -> Self {
+    fn new(limits: Limits<'a>, available: Vec<Available>, refusals: BTreeMap<Kind, String>) -> Self {
         let mut free: BTreeMap<Kind, Vec<Available>> = BTreeMap::new();
         // Newest first, so that the oldest is taken from the end.
         for vm in available.into_iter().rev() {
@@ -125,6 +128,7 @@ impl<'a> Planner<'a> {
             free,
             starting: limits.supply.iter().map(|(kind, supply)| (kind.clone(), supply.in_flight)).collect(),
             planned: Planned::new(limits),
+            refusals,
             decision: Decision::default(),
         }
     }
@@ -142,7 +146,8 @@ impl<'a> Planner<'a> {
         }
         if let Some(starting) = self.starting.get_mut(&kind).filter(|starting| **starting > 0) {
             *starting -= 1;
-            self.wait(task, "A VM is starting.".to_owned());
+            let refused = self.refusals.get(&kind).map(|said| format!("A VM was asked for, and the provider said: {said}"));
+            self.wait(task, refused.unwrap_or_else(|| "A VM is starting.".to_owned()));
             return true;
         }
         if let Some(failure) = self.unservable(task, &kind) {
@@ -242,7 +247,14 @@ mod tests {
             max_batch: 10,
             now: at(5),
         };
-        Snapshot { limits, waiting: Vec::new(), served_at: BTreeMap::new(), available: Vec::new(), at_work: BTreeMap::new() }
+        Snapshot {
+            limits,
+            waiting: Vec::new(),
+            served_at: BTreeMap::new(),
+            available: Vec::new(),
+            at_work: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+        }
     }
 
     fn counts(decision: &Decision) -> Vec<u32> {

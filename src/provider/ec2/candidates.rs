@@ -85,7 +85,7 @@ impl Memory {
         }
     }
 
-    /// The first that may be asked, or why there is none, with the time until the next.
+    /// The first that may be asked, or why there is none.
     ///
     /// # Errors
     /// One sentence.
@@ -96,9 +96,8 @@ impl Memory {
             return Ok(free);
         }
         let next = all.iter().filter_map(|candidate| entries.get(candidate)).min_by_key(|(until, _)| *until);
-        let Some((until, why)) = next else { return Err("no instance type and subnet is set".to_owned()) };
-        let seconds = (*until - now).as_secs();
-        Err(format!("no room with any of {} instance types and subnets; the next is asked in {seconds} s; last: {why}", all.len()))
+        let Some((_, why)) = next else { return Err("no instance type and subnet is set".to_owned()) };
+        Err(format!("there is no room in any of {} places: {why}", all.len()))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Candidate, (Instant, String)>> {
@@ -147,7 +146,7 @@ mod tests {
         assert_eq!(memory.first(&all, now), Ok(&all[1]));
         memory.note_no_capacity(&all[1], "none in b", now + Duration::from_secs(60));
         let why = memory.first(&all, now + Duration::from_secs(80)).unwrap_err();
-        assert!(why.contains("in 100 s") && why.contains("none in a"), "{why}");
+        assert_eq!(why, "there is no room in any of 2 places: none in a");
         assert_eq!(memory.first(&all, now + NO_CAPACITY_FOR), Ok(&all[0]));
     }
 

@@ -1,0 +1,16 @@
+//! The whole engine on the EC2 provider over the foreign wire: after each trouble that AWS can make, the job is served or told why not,
+//! and no machine is there that no row knows.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `scene` | what the tests stand on |
+//! | `launches` | answers that are lost, late, fewer or refused (FAILURES.md rows 1, 5, 15, 16, 24) |
+//! | `capacity` | candidates: zones, types and markets without room |
+//! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
+//! | `speed` | calls counted |
+
+mod capacity;
+mod launches;
+mod mistakes;
+mod scene;
+mod speed;

@@ -1,0 +1,87 @@
+//! Where one candidate has no room the next is asked in the same pass; where none has, the job waits and is told why.
+
+use super::scene::Scene;
+use crate::ec2_wire::faults::Fault;
+use chrono::TimeDelta;
+use sqlx::PgPool;
+use vm_service::domain::ec2::Market;
+use vm_service::domain::lifecycle::TaskState;
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_room_in_one_zone_is_found_in_the_next_in_the_same_pass(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let zones: Vec<String> = scene.cloud.subnets().into_iter().map(|it| it.zone).collect();
+    scene.cloud.inject(Fault::no_capacity("RunInstances").in_zone(&zones[0]).always());
+    let (_, machine) = scene.job().await;
+    let truth = scene.cloud.instances().await;
+    assert_eq!(truth.iter().find(|it| it.id == machine).unwrap().zone, zones[1]);
+    let calls = scene.cloud.calls("RunInstances");
+    assert_eq!(calls.len(), 2);
+    assert_ne!(calls[0].params.get("ClientToken"), calls[1].params.get("ClientToken"), "other parameters, another token");
+    // The next job does not begin with what has no room.
+    scene.job().await;
+    assert_eq!(scene.cloud.calls("RunInstances").len(), 3);
+    scene.ends_clean().await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn types_and_markets_are_tried_in_the_operators_order(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene
+        .set(|settings| {
+            let class = settings.resource_classes.get_mut("medium").unwrap();
+            class.ec2.instance_types = vec!["m7i.large".to_owned(), "m6i.large".to_owned()];
+            class.ec2.market = Market::SpotThenOnDemand;
+        })
+        .await;
+    scene.cloud.inject(Fault::no_capacity("RunInstances").of_type("m7i.large").always());
+    scene.cloud.inject(Fault::quota("RunInstances", "MaxSpotInstanceCountExceeded").market(true).always());
+    let (_, machine) = scene.job().await;
+    let truth = scene.cloud.instances().await;
+    let truth = truth.iter().find(|it| it.id == machine).unwrap();
+    assert_eq!((truth.instance_type.as_str(), truth.spot), ("m6i.large", false));
+    scene.ends_clean().await;
+
+    scene.cloud.lift_all();
+    scene.bench.clock.advance(TimeDelta::minutes(1));
+    scene
+        .set(|settings| {
+            let class = settings.resource_classes.get_mut("medium").unwrap();
+            class.ec2.instance_types = vec!["t3.large".to_owned()];
+            class.ec2.market = Market::Spot;
+        })
+        .await;
+    let (_, machine) = scene.job().await;
+    let truth = scene.cloud.instances().await;
+    assert!(truth.iter().find(|it| it.id == machine).unwrap().spot);
+    scene.ends_clean().await;
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn without_room_anywhere_the_job_waits_with_its_reason(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.cloud.inject(Fault::no_capacity("RunInstances").always());
+    let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
+    scene.turn(100).await;
+    assert_eq!(scene.bench.state(task).await, TaskState::Queued);
+    let asked = scene.cloud.calls("RunInstances").len();
+    assert_eq!(asked, 2, "each subnet once, then none for some minutes");
+    let timeline = scene.bench.timeline(task).await.join("\n");
+    assert!(timeline.contains("InsufficientInstanceCapacity"), "{timeline}");
+    scene.ends_clean().await;
+    assert!(scene.cloud.instances().await.is_empty());
+}
+
+/// FAILURES.md row 16: a quota is no passing trouble, and another market may have room.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_quota_is_told_and_not_asked_again_and_again(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.cloud.inject(Fault::quota("RunInstances", "VcpuLimitExceeded").always());
+    let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
+    scene.turn(100).await;
+    assert_eq!(scene.bench.state(task).await, TaskState::Queued);
+    assert_eq!(scene.cloud.calls("RunInstances").len(), 1, "a quota holds in every subnet");
+    let timeline = scene.bench.timeline(task).await.join("\n");
+    assert!(timeline.contains("VcpuLimitExceeded"), "{timeline}");
+    scene.ends_clean().await;
+}

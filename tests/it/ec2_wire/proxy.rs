@@ -1,0 +1,207 @@
+//! `Cloud`: an EC2 and an EBS direct on a loopback port, moto behind them; a test that overlooks a violation fails.
+
+use super::answer::Stop;
+use super::clock::Clock;
+use super::faults::Fault;
+use super::ground::{self, Ground, Subnet};
+use super::journal::{Journal, Request};
+use super::model;
+use super::moto::Moto;
+use super::params::Params;
+use super::rules::Rules;
+use super::truth::{Truth, VolumeTruth};
+use super::wire::{REGION, Raw, Wire};
+use axum::body::{Body, to_bytes};
+use axum::http::Request as HttpRequest;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// A block of EBS direct and its headers fit well.
+const LARGEST_BODY: usize = 4 << 20;
+
+/// A strict cloud of one test; it ends with this value.
+pub(crate) struct Cloud {
+    wire: Arc<Wire>,
+    endpoint: String,
+    ground: Ground,
+    server: AbortHandle,
+    _moto: Moto,
+}
+
+impl Cloud {
+    /// Starts moto and the proxy, and makes a network, a security group and images.
+    pub(crate) async fn start(rules: Rules) -> Self {
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let models = tokio::task::spawn_blocking(|| (model::ec2(), model::ebs()));
+        let moto = Moto::start(&http).await;
+        let ground = ground::prepare(&http, &moto.url).await;
+        models.await.unwrap();
+        let wire = Arc::new(Wire {
+            clock: Clock::at(rules.speed),
+            rules,
+            journal: Journal::new(),
+            faults: Default::default(),
+            state: Default::default(),
+            violations: Default::default(),
+            actions: Default::default(),
+            profiles: Default::default(),
+            budgets: Default::default(),
+            turn: Default::default(),
+            zones: ground.subnets.iter().map(|subnet| (subnet.id.clone(), subnet.zone.clone())).collect(),
+            http,
+            moto: moto.url.clone(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(listen(listener, wire.clone())).abort_handle();
+        Self { wire, endpoint, ground, server, _moto: moto }
+    }
+
+    /// For both services.
+    pub(crate) fn endpoint(&self) -> String {
+        self.endpoint.clone()
+    }
+
+    pub(crate) fn region(&self) -> &'static str {
+        REGION
+    }
+
+    /// One in each of two zones.
+    pub(crate) fn subnets(&self) -> Vec<Subnet> {
+        self.ground.subnets.clone()
+    }
+
+    /// Lets 22 and 2376 in.
+    pub(crate) fn security_group(&self) -> String {
+        self.ground.security_group.clone()
+    }
+
+    /// An image of our own, `x86_64`, with the root device `/dev/sda1`.
+    pub(crate) fn image(&self) -> String {
+        self.ground.image.clone()
+    }
+
+    /// The newer of two images of Canonical.
+    pub(crate) fn canonical_image(&self) -> String {
+        self.ground.canonical_image.clone()
+    }
+
+    /// Every request so far.
+    pub(crate) fn journal(&self) -> Vec<Request> {
+        self.wire.journal.requests()
+    }
+
+    /// Every request of one action so far.
+    pub(crate) fn calls(&self, action: &str) -> Vec<Request> {
+        self.journal().into_iter().filter(|request| request.action == action).collect()
+    }
+
+    /// The actions that were asked for, as a policy names them: `ec2:RunInstances`.
+    pub(crate) fn actions(&self) -> BTreeSet<String> {
+        self.wire.actions.lock().unwrap().clone()
+    }
+
+    /// What moto really has, asked past the proxy; terminated ones too.
+    pub(crate) async fn instances(&self) -> Vec<Truth> {
+        self.wire.true_instances(&[]).await.unwrap()
+    }
+
+    /// The same for volumes.
+    pub(crate) async fn volumes(&self) -> Vec<VolumeTruth> {
+        let phantoms = self.wire.state.lock().unwrap().phantoms.clone();
+        let all = self.wire.true_volumes(&[]).await.unwrap();
+        all.into_iter().filter(|volume| !phantoms.contains(&volume.id)).collect()
+    }
+
+    /// Does something that is not ours, past every rule: somebody at the console, AWS itself. Gives moto's answer.
+    pub(crate) async fn behind_our_back(&self, action: &str, params: &[(&str, &str)]) -> String {
+        match self.wire.ask(action, &params.iter().copied().collect::<Params>()).await {
+            Ok(answer) => answer,
+            Err(Stop::Refused(refusal)) => panic!("{action}: {refusal:?}"),
+            Err(Stop::Cut) => panic!("{action}: cut"),
+        }
+    }
+
+    /// Makes something go wrong; the number is for [`Cloud::lift`].
+    pub(crate) fn inject(&self, fault: Fault) -> u64 {
+        self.wire.faults.inject(fault)
+    }
+
+    /// Ends a fault that has not been used up.
+    pub(crate) fn lift(&self, fault: u64) {
+        self.wire.faults.lift(Some(fault));
+    }
+
+    /// Ends all faults.
+    pub(crate) fn lift_all(&self) {
+        self.wire.faults.lift(None);
+    }
+
+    /// How many faults wait for a call that they fit.
+    pub(crate) fn faults_waiting(&self) -> usize {
+        self.wire.faults.waiting()
+    }
+
+    /// Moves the clock of budgets and lags.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.wire.clock.pass(time);
+    }
+
+    /// From now on machines may have this instance profile, named as the request names it.
+    pub(crate) fn allow_profile(&self, name: &str) {
+        self.wire.profiles.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// What requests did that no request of ours may do; asked for, it is no failure any more.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        std::mem::take(&mut *self.wire.violations.lock().unwrap())
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        self.server.abort();
+        let left = self.violations();
+        assert!(left.is_empty() || std::thread::panicking(), "violations that no test looked at:\n{}", left.join("\n"));
+    }
+}
+
+async fn listen(listener: TcpListener, wire: Arc<Wire>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream, wire.clone()));
+    }
+}
+
+/// One connection; an error of the service cuts it without an answer.
+async fn serve(stream: TcpStream, wire: Arc<Wire>) {
+    let service = service_fn(|request: HttpRequest<Incoming>| {
+        let wire = wire.clone();
+        async move {
+            let raw = read(request).await?;
+            // The caller may hang up; what it asked for is done all the same.
+            let answer = tokio::spawn(async move { wire.answer(raw).await }).await.map_err(io::Error::other)?;
+            answer.ok_or_else(|| io::Error::other("cut on purpose"))
+        }
+    });
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+}
+
+async fn read(request: HttpRequest<Incoming>) -> io::Result<Raw> {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(Body::new(body), LARGEST_BODY).await.map_err(io::Error::other)?;
+    Ok(Raw {
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers,
+        body,
+    })
+}
