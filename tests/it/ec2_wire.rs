@@ -35,6 +35,7 @@ mod machines_tests;
 mod model;
 mod model_tests;
 mod moto;
+mod moto_tests;
 pub(crate) mod params;
 mod policy;
 mod policy_tests;

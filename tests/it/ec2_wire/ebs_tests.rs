@@ -68,7 +68,7 @@ async fn a_snapshot_is_written_block_by_block_and_read_when_it_is_complete() {
     assert_eq!(cloud.volumes().await[0].snapshot, id);
     let names = ["CompleteSnapshot", "GetSnapshotBlock", "ListSnapshotBlocks", "PutSnapshotBlock", "StartSnapshot"];
     let mut actions = BTreeSet::from(names.map(|name| format!("ebs:{name}")));
-    actions.extend(["ec2:CreateVolume", "ec2:DescribeSnapshots"].map(str::to_owned));
+    actions.extend(["ec2:CreateTags", "ec2:CreateVolume", "ec2:DescribeSnapshots"].map(str::to_owned));
     assert_eq!(cloud.actions(), actions);
 }
 

@@ -39,6 +39,7 @@ async fn refused_throttled_and_cut_calls_do_nothing_and_lost_answers_did() {
     assert_eq!(outcomes[0], Outcome::Throttled);
     assert_eq!(outcomes[1], Outcome::Refused("UnauthorizedOperation".to_owned()));
     assert_eq!(outcomes[9..], [Outcome::Cut, Outcome::AnswerLost]);
+    assert!(cloud.journal().windows(2).all(|pair| pair[0].at < pair[1].at));
     let first = &cloud.calls("RunInstances")[0];
     assert_eq!((first.params.get("ClientToken"), first.name.as_str()), (Some("t"), "ec2:RunInstances"));
 

@@ -1,10 +1,9 @@
-//! What an operator sets up before the service runs: a network with two zones, a security group, images.
+//! What an operator sets up before the service runs: a network with two zones and a security group. Images are moto's from its start.
 
-use super::moto::CANONICAL;
 use super::params::Params;
 use super::upstream::post;
 use super::wire::REGION;
-use super::xml::{items, parse, text};
+use super::xml::{parse, text};
 
 /// A subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +15,6 @@ pub(crate) struct Subnet {
 pub(super) struct Ground {
     pub(super) subnets: Vec<Subnet>,
     pub(super) security_group: String,
-    pub(super) image: String,
-    pub(super) canonical_image: String,
 }
 
 /// Calls that must succeed.
@@ -62,12 +59,5 @@ pub(super) async fn prepare(http: &reqwest::Client, moto: &str) -> Ground {
         ];
         operator.ask("AuthorizeSecurityGroupIngress", &params).await;
     }
-    let params =
-        [("Name", "vm-service-guest"), ("Architecture", "x86_64"), ("RootDeviceName", "/dev/sda1"), ("VirtualizationType", "hvm")];
-    let image = operator.get("RegisterImage", &params, &["imageId"]).await;
-    let images = operator.ask("DescribeImages", &[("Owner.1", CANONICAL)]).await;
-    let document = parse(&images);
-    let newest = items(document.root_element(), &["imagesSet"]).into_iter().max_by_key(|item| text(*item, &["creationDate"]));
-    let canonical_image = text(newest.unwrap(), &["imageId"]).to_owned();
-    Ground { subnets, security_group, image, canonical_image }
+    Ground { subnets, security_group }
 }

@@ -17,7 +17,10 @@ async fn machines_stop_and_start_in_their_states_only() {
     assert_eq!(code(stop(&plain).await), "IncorrectInstanceState", "pending");
     cloud.pass(Duration::from_secs(21));
     assert_eq!(code(stop(&plain).await), "fine");
-    let state = |n: usize| { let cloud = &cloud; async move { cloud.instances().await[n].state.clone() } };
+    let state = |n: usize| {
+        let cloud = &cloud;
+        async move { cloud.instances().await[n].state.clone() }
+    };
     assert_eq!((state(0).await.as_str(), state(1).await.as_str()), ("stopped", "running"));
     assert_eq!(code(start(&plain).await), "fine");
     assert_eq!(code(stop(&plain).await), "IncorrectInstanceState", "pending again");
@@ -28,6 +31,11 @@ async fn machines_stop_and_start_in_their_states_only() {
     assert_eq!(code(start(&plain).await), "IncorrectInstanceState");
     assert_eq!(code(stop(&plain).await), "IncorrectInstanceState");
     assert_eq!(state(0).await, "terminated");
+    assert_eq!(cloud.ec2().describe_instances().send().await.unwrap().reservations().len(), 2);
+    cloud.forget(&plain);
+    assert_eq!(cloud.ec2().describe_instances().send().await.unwrap().reservations().len(), 1);
+    assert_eq!(code(cloud.ec2().describe_instances().instance_ids(&plain).send().await), "InvalidInstanceID.NotFound");
+    assert_eq!(code(launch(&cloud, "a").send().await), "IdempotentInstanceTerminated", "its token is not forgotten");
     assert_eq!(code(end("i-0123456789abcdef0").await), "InvalidInstanceID.NotFound");
     for (least, most) in [(0, 1), (2, 1), (1, 1001)] {
         assert_eq!(code(launch(&cloud, "n").min_count(least).max_count(most).send().await), "InvalidParameterValue");

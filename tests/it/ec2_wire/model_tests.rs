@@ -8,6 +8,9 @@ use super::requests::{code, launch};
 use super::rules::Rules;
 use aws_sdk_ec2::types::{Filter, InstanceType, MarketType};
 
+/// An action, its parameters, a part of what is wrong.
+type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
 fn wrong(action: &str, params: &[(&str, &str)]) -> Vec<String> {
     model::ec2().check(action, &params.iter().copied().collect::<Params>())
 }
@@ -16,7 +19,7 @@ const LAUNCH: [(&str, &str); 2] = [("MinCount", "1"), ("MaxCount", "1")];
 
 #[test]
 fn each_kind_of_break_is_found() {
-    let rows: &[(&str, &[(&str, &str)], &str)] = &[
+    let rows: &[Row] = &[
         ("RunInstance", &[], "no such action"),
         ("DescribeInstances", &[("InstanceIds.1", "i-1")], "has no member InstanceIds"),
         ("DescribeInstances", &[("instanceId.1", "i-1")], "has no member instanceId"),
@@ -24,15 +27,19 @@ fn each_kind_of_break_is_found() {
         ("DescribeInstances", &[("InstanceId.0", "i-1")], "does not count from 1"),
         ("DescribeInstances", &[("InstanceId.1", "i-1"), ("InstanceId.3", "i-3")], "does not count from 1"),
         ("DescribeInstances", &[("InstanceId.1.Id", "i-1")], "has no parts"),
-        ("DescribeInstances", &[("InstanceId", "i-1")], "is not a value"),
-        ("DescribeInstances", &[("Filter.1", "x")], "is not a value"),
+        ("DescribeInstances", &[("InstanceId", "i-1")], "a list and not a value"),
+        ("DescribeInstances", &[("Filter.1", "x")], "a structure and not a value"),
         ("DescribeInstances", &[("MaxResults", "many")], "not a whole number"),
         ("DescribeInstances", &[("DryRun", "yes")], "not true or false"),
         ("DescribeInstances", &[("Version", "2014-09-01")], "has no member Version"),
         ("RunInstances", &[("MinCount", "1")], "MaxCount is required"),
         ("StartInstances", &[], "InstanceIds is required"),
         ("AttachVolume", &[("VolumeId", "vol-1"), ("InstanceId", "i-1")], "Device is required"),
-        ("CreateTags", &[("ResourceId.1", "i-1"), ("Tag.1.Key", "a"), ("Tag.1.Value", "b"), ("Tag.1.Colour", "c")], "no member Colour"),
+        (
+            "CreateTags",
+            &[("ResourceId.1", "i-1"), ("Tag.1.Key", "a"), ("Tag.1.Value", "b"), ("Tag.1.Colour", "c")],
+            "no member Colour",
+        ),
         ("CreateVolume", &[("AvailabilityZone", "z"), ("Size", "1"), ("VolumeType", "gp9")], "not one of"),
         ("CreateFleet", &[("TargetCapacitySpecification.DefaultTargetCapacityType", "spot")], "TotalTargetCapacity is required"),
         ("DescribeSpotPriceHistory", &[("StartTime", "yesterday")], "not a time"),
@@ -50,7 +57,8 @@ fn limits_of_lists_and_texts_are_kept() {
     let found = model::ec2().check("DescribeInstanceTypes", &Params(types.into_iter().collect()));
     assert!(found[0].contains("101 entries"), "{found:?}");
     let token = "x".repeat(65);
-    let fleet = [("TargetCapacitySpecification.TotalTargetCapacity", "1"), ("LaunchTemplateConfigs.1.Overrides.1.Priority", "high")];
+    let fleet =
+        [("TargetCapacitySpecification.TotalTargetCapacity", "1"), ("LaunchTemplateConfigs.1.Overrides.1.Priority", "high")];
     assert!(wrong("CreateFleet", &fleet)[0].contains("not a number"));
     let start = [("VolumeSize", "1"), ("ClientToken", token.as_str()), ("Timeout", "5")];
     let found = model::ebs().check("StartSnapshot", &start.into_iter().collect());
@@ -94,6 +102,8 @@ async fn a_break_on_the_wire_is_answered_400_and_noted_and_nothing_happens() {
 
     assert_eq!(code(launch(&cloud, "t").instance_type(InstanceType::from("x99.huge")).send().await), "InvalidParameterValue");
     assert_eq!(code(launch(&cloud, "t").image_id("ami-0123456789abcdef0").send().await), "InvalidAMIID.NotFound");
+    // Only where there is an instance does moto look at filters.
+    launch(&cloud, "t").send().await.unwrap();
     let filter = Filter::builder().name("colour").values("red").build();
     assert_ne!(code(cloud.ec2().describe_instances().filters(filter).send().await), "fine");
     assert_violated(&cloud, &["moto cannot: DescribeInstances"]);

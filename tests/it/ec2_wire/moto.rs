@@ -10,7 +10,13 @@ const FOLDER: &str = "vm-service/moto-5.2.5";
 /// It starts in 1 to 3 s; this is for a machine that is busy.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// The owner of Ubuntu's images.
-pub(super) const CANONICAL: &str = "099720109477";
+const CANONICAL: &str = "099720109477";
+/// The account of everybody who asks moto.
+const OURS: &str = "123456789012";
+/// An image of our own, with the root device `/dev/sda1`.
+pub(super) const OWN_IMAGE: &str = "ami-0a11ce00000000001";
+/// The newer of Canonical's.
+pub(super) const CANONICAL_IMAGE: &str = "ami-0c10000000000002b";
 
 /// A moto server of this test alone.
 pub(super) struct Moto {
@@ -33,7 +39,7 @@ impl Moto {
     /// Starts it on a free port of the loopback and waits until it answers.
     pub(super) async fn start(http: &reqwest::Client) -> Self {
         let images = tempfile::NamedTempFile::with_prefix("vm-service-images-").unwrap();
-        std::fs::write(images.path(), canonical_images()).unwrap();
+        std::fs::write(images.path(), all_images()).unwrap();
         // Another process may take the port between the two lines: then moto ends at once, and another port is tried.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -44,6 +50,11 @@ impl Moto {
             }
         }
         panic!("moto does not start");
+    }
+
+    /// Its number among the processes.
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -81,23 +92,26 @@ async fn answers(http: &reqwest::Client, url: &str, child: &mut Child) -> bool {
     false
 }
 
-/// Two images as Canonical has them; moto knows no others but those that a test registers.
-fn canonical_images() -> String {
-    let image = |id: &str, date: &str| {
+/// The images that there are: moto's own `RegisterImage` forgets the architecture.
+fn all_images() -> String {
+    let image = |id: &str, owner: &str, name: &str, date: &str| {
         serde_json::json!({
             "ami_id": id,
-            "name": format!("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-{date}"),
-            "description": "Canonical, Ubuntu, 24.04, amd64",
-            "owner_id": CANONICAL,
-            "public": true,
+            "name": name,
+            "description": name,
+            "owner_id": owner,
+            "public": owner != OURS,
             "architecture": "x86_64",
             "virtualization_type": "hvm",
             "hypervisor": "xen",
             "root_device_type": "ebs",
             "root_device_name": "/dev/sda1",
             "state": "available",
-            "creation_date": format!("{}-{}-{}T00:00:00.000Z", &date[..4], &date[4..6], &date[6..]),
+            "creation_date": format!("{date}T00:00:00.000Z"),
         })
     };
-    serde_json::json!([image("ami-0c10000000000001a", "20250115"), image("ami-0c10000000000002b", "20260301")]).to_string()
+    let ubuntu = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server";
+    let older = image("ami-0c10000000000001a", CANONICAL, &format!("{ubuntu}-20250115"), "2025-01-15");
+    let newer = image(CANONICAL_IMAGE, CANONICAL, &format!("{ubuntu}-20260301"), "2026-03-01");
+    serde_json::json!([image(OWN_IMAGE, OURS, "vm-service-guest", "2026-06-01"), older, newer]).to_string()
 }

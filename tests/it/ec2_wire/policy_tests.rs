@@ -6,7 +6,8 @@ use super::proxy::Cloud;
 use super::requests::{code, disk, launch, launch_spot, root, tags, volume};
 use super::rules::Rules;
 use aws_sdk_ec2::types::{
-    EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceMetadataOptionsRequest, ResourceType, ShutdownBehavior, Tag,
+    EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceMetadataOptionsRequest, ResourceType,
+    ShutdownBehavior, Tag,
 };
 use std::collections::BTreeSet;
 
@@ -51,7 +52,7 @@ async fn a_launch_keeps_the_policy_or_is_noted() {
     launch(&cloud, "none").set_block_device_mappings(None).send().await.unwrap();
     assert_violated(&cloud, &["no disk is said to be encrypted"]);
     launch(&cloud, "data").set_user_data(None).send().await.unwrap();
-    launch(&cloud, "text").user_data("#cloud-config").send().await.unwrap();
+    assert_eq!(code(launch(&cloud, "text").user_data("#cloud-config").send().await), "InvalidUserData.Malformed");
     assert_violated(&cloud, &["no user data in base64", "no user data in base64"]);
 }
 
@@ -72,7 +73,7 @@ async fn rights_volumes_and_tags_keep_the_policy_or_are_noted() {
     assert_violated(&cloud, &["the volume is not encrypted", "volume: no tag ManagedBy", "volume: no tag vm-service:installation"]);
     cloud.ec2().create_tags().resources(&id).tags(Tag::builder().key("a").value("b").build()).send().await.unwrap();
     assert_violated(&cloud, &["tags belong in the creating call"]);
-    let actions = ["ec2:CreateTags", "ec2:CreateVolume", "ec2:RunInstances"].map(str::to_owned);
+    let actions = ["ec2:CreateTags", "ec2:CreateVolume", "ec2:RunInstances", "iam:PassRole"].map(str::to_owned);
     assert_eq!(cloud.actions(), BTreeSet::from(actions));
 }
 

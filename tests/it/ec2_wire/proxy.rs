@@ -6,7 +6,7 @@ use super::faults::Fault;
 use super::ground::{self, Ground, Subnet};
 use super::journal::{Journal, Request};
 use super::model;
-use super::moto::Moto;
+use super::moto::{CANONICAL_IMAGE, Moto, OWN_IMAGE};
 use super::params::Params;
 use super::rules::Rules;
 use super::truth::{Truth, VolumeTruth};
@@ -86,12 +86,12 @@ impl Cloud {
 
     /// An image of our own, `x86_64`, with the root device `/dev/sda1`.
     pub(crate) fn image(&self) -> String {
-        self.ground.image.clone()
+        OWN_IMAGE.to_owned()
     }
 
     /// The newer of two images of Canonical.
     pub(crate) fn canonical_image(&self) -> String {
-        self.ground.canonical_image.clone()
+        CANONICAL_IMAGE.to_owned()
     }
 
     /// Every request so far.
@@ -104,7 +104,8 @@ impl Cloud {
         self.journal().into_iter().filter(|request| request.action == action).collect()
     }
 
-    /// The actions that were asked for, as a policy names them: `ec2:RunInstances`.
+    /// The rights that the calls needed, as a policy names them: `ec2:RunInstances`; `ec2:CreateTags` and `iam:PassRole` where a
+    /// creating call gives tags or a profile.
     pub(crate) fn actions(&self) -> BTreeSet<String> {
         self.wire.actions.lock().unwrap().clone()
     }
@@ -128,6 +129,13 @@ impl Cloud {
             Err(Stop::Refused(refusal)) => panic!("{action}: {refusal:?}"),
             Err(Stop::Cut) => panic!("{action}: cut"),
         }
+    }
+
+    /// A terminated machine is not shown any more, as AWS does after about an hour.
+    pub(crate) fn forget(&self, id: &str) {
+        let mut state = self.wire.state.lock().unwrap();
+        state.known_at.insert(id.to_owned(), Duration::MAX);
+        state.listed_at.insert(id.to_owned(), Duration::MAX);
     }
 
     /// Makes something go wrong; the number is for [`Cloud::lift`].

@@ -4,8 +4,8 @@ use super::faults::Fault;
 use super::proxy::Cloud;
 use super::requests::{code, launch, launched, made, volume};
 use super::rules::Rules;
-use aws_sdk_ec2::operation::attach_volume::AttachVolumeError;
 use aws_sdk_ec2::error::SdkError;
+use aws_sdk_ec2::operation::attach_volume::AttachVolumeError;
 use std::time::Duration;
 
 async fn attach(cloud: &Cloud, volume: &str, instance: &str, device: &str) -> Result<String, SdkError<AttachVolumeError>> {

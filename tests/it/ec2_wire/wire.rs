@@ -26,7 +26,7 @@ pub(super) struct Wire {
     pub(super) faults: Faults,
     pub(super) state: Mutex<State>,
     pub(super) violations: Mutex<Vec<String>>,
-    /// As a policy names them: `ec2:RunInstances`.
+    /// Rights that calls needed, as a policy names them: `ec2:RunInstances`.
     pub(super) actions: Mutex<BTreeSet<String>>,
     /// Instance profiles that the test allows.
     pub(super) profiles: Mutex<BTreeSet<String>>,
@@ -80,7 +80,7 @@ impl Wire {
             return Err(Refusal::rule("ValidationError", &first).into());
         }
         self.violated("policy", policy::check(&call.action, &call.params, &self.profiles.lock().unwrap()));
-        self.actions.lock().unwrap().insert(format!("{}:{}", call.service.name(), call.action));
+        self.note_rights(call);
         self.meet_faults(call).await?;
         self.take_budget(call)?;
         match call.service {
@@ -98,6 +98,19 @@ impl Wire {
         }
         self.violated("signature", vec![format!("{}: signed as {header:?} and not for {scope}", call.action)]);
         Err(Refusal::new(401, "AuthFailure", "AWS was not able to validate the provided access credentials").into())
+    }
+
+    /// What a policy must allow for this call: tags and profiles in a creating call need rights of their own.
+    fn note_rights(&self, call: &Call) {
+        let mut actions = self.actions.lock().unwrap();
+        actions.insert(format!("{}:{}", call.service.name(), call.action));
+        let names = || call.params.0.keys();
+        if names().any(|name| name.starts_with("TagSpecification.") || name.starts_with("Tags.")) {
+            actions.insert("ec2:CreateTags".to_owned());
+        }
+        if names().any(|name| name.starts_with("IamInstanceProfile.")) {
+            actions.insert("iam:PassRole".to_owned());
+        }
     }
 
     async fn meet_faults(&self, call: &Call) -> Result<(), Stop> {
