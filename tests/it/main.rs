@@ -16,6 +16,8 @@ mod constraints;
 mod cycling;
 mod e2e;
 #[cfg(feature = "ec2")]
+mod ec2_doctor;
+#[cfg(feature = "ec2")]
 mod ec2_scenes;
 #[cfg(feature = "ec2")]
 mod ec2_wire;

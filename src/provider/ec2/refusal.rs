@@ -97,7 +97,7 @@ fn mend(code: &str, message: &str) -> String {
             )
         }
         "ExpiredToken" | "RequestExpired" => {
-            format!("{message} Get fresh credentials, or set this machine's clock right.")
+            format!("{message} The credentials are out of date, or this machine's clock is wrong: get fresh ones, or set it right.")
         }
         "OptInRequired" => format!("{message} Enable the region in the account, or set another as ec2.region."),
         _ => message.to_owned(),
