@@ -100,8 +100,7 @@ async fn each_mistake_in_the_settings_is_told_by_name() {
     let wrong = told(&cloud, None, |it| it.ec2.subnets.push("subnet-0123456789abcdef0".to_owned())).await;
     assert_told(&wrong, &["subnets: there is no subnet subnet-0123456789abcdef0"]);
     let wrong = told(&cloud, None, |it| it.ec2.subnets.clear()).await;
-    let no_zone = "m5.large is not offered in any zone, because there is no subnet";
-    assert_told(&wrong, &["subnets: none is set: set ec2.subnets", no_zone, no_zone, NOT_TRIED]);
+    assert_told(&wrong, &["subnets: none is set: set ec2.subnets", NOT_TRIED]);
     let wrong = told(&cloud, None, |it| it.ec2.security_group = None).await;
     assert_told(&wrong, &["security group: none is set: set ec2.security_group", NOT_TRIED]);
     let wrong = told(&cloud, None, |it| it.ec2.security_group = Some("sg-0123456789abcdef0".to_owned())).await;
@@ -115,6 +114,8 @@ async fn each_mistake_in_the_settings_is_told_by_name() {
         |it: &mut Settings, name: &str| it.resource_classes.get_mut("large").unwrap().ec2.instance_types = vec![name.to_owned()];
     let wrong = told(&cloud, None, |it| of_large(it, "m9.large")).await;
     assert_told(&wrong, &["class large: this region has no instance type m9.large"]);
+    let wrong = told(&cloud, None, |it| of_large(it, "p4d.24xlarge")).await;
+    assert_told(&wrong, &["class large: p4d.24xlarge is not offered in eu-west-1a, eu-west-1b"]);
     let wrong = told(&cloud, None, |it| of_large(it, "m6g.large")).await;
     assert_told(&wrong, &["class large: m6g.large runs arm64 and the class is for x86_64"]);
     let wrong = told(&cloud, None, |it| it.resource_classes.get_mut("large").unwrap().ec2.architecture = Architecture::Arm64).await;
@@ -215,6 +216,33 @@ async fn a_machine_is_asked_for_and_lives_on() {
     assert_eq!(cloud.actions().difference(&allowed).cloned().collect::<Vec<_>>(), Vec::<String>::new());
 }
 
+/// An EC2 of somebody else's that has never heard of dry runs: this cloud behind it.
+async fn without_dry_runs(cloud: &Cloud) -> String {
+    let (to, http) = (cloud.endpoint(), reqwest::Client::builder().no_proxy().build().unwrap());
+    let pass = move |headers: axum::http::HeaderMap, body: String| async move {
+        let request = http.post(to).header("authorization", &headers["authorization"]);
+        let answer = request.body(body.replace("&DryRun=true", "")).send().await.unwrap();
+        (answer.status(), answer.bytes().await.unwrap())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(pass);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    endpoint
+}
+
+#[tokio::test]
+async fn a_dry_run_that_was_none_is_undone() {
+    let cloud = Cloud::start(Rules::default()).await;
+    let mut settings = settings(&cloud);
+    settings.ec2.endpoint = Some(without_dry_runs(&cloud).await);
+    let findings = lines(&ec2(&settings).check().await);
+    let made = cloud.instances().await;
+    assert_eq!(made.iter().map(|it| it.state.as_str()).collect::<Vec<_>>(), ["terminated"]);
+    let expected = format!("NoDryRun: the EC2 at ec2.endpoint launched {} for a dry run; it is ended again", made[0].id);
+    assert!(findings.iter().any(|line| line.starts_with("MISSING trial launch") && line.ends_with(&expected)), "{findings:#?}");
+}
+
 /// The binary, with these settings as its seed.
 fn run(arguments: &[&str], settings: &Settings, change: impl FnOnce(&mut Command)) -> Output {
     let folder = data_folder("doctor-seed");
@@ -246,7 +274,9 @@ async fn the_command_looks_where_its_seed_says() {
     let line = text(&said).0.lines().find(|line| line.contains("EC2: ")).unwrap_or_default().to_owned();
     assert!(line.starts_with("MISSING") && line.contains("no credentials were found"), "{said:?}");
     assert_eq!(said.status.code(), Some(1));
-    let said = run(&["doctor"], &seed, |it| drop(it.env_remove("VM_SERVICE_INSTALLATION")));
+    let said = run(&["doctor"], &seed, |it| {
+        it.env_remove("VM_SERVICE_INSTALLATION");
+    });
     assert!(text(&said).0.contains("MISSING  VMs: the installation's id is not known"), "{said:?}");
     let said = run(&["iam-policy", "--with", "reserve"], &seed, |_| {});
     let policy: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();

@@ -138,13 +138,13 @@ fn judge_type(name: &str, wanted: Architecture, zones: &BTreeSet<&str>, catalogu
     if !fits.contains(&word(wanted)) {
         return Err(format!("{name} runs {} and the class is for {}: {other}", fits.join(", "), word(wanted)));
     }
+    if zones.is_empty() {
+        return Ok(format!("{name}, in zones that are not known without a subnet"));
+    }
     let (here, not_here): (Vec<&str>, Vec<&str>) =
         zones.iter().partition(|zone| catalogue.offered.contains(&(name.to_owned(), (**zone).to_owned())));
     match (here.as_slice(), not_here.as_slice()) {
-        ([], _) => Err(format!(
-            "{name} is not offered in {}: {other}, or add a subnet in a zone that has it",
-            if zones.is_empty() { "any zone, because there is no subnet".to_owned() } else { not_here.join(", ") }
-        )),
+        ([], _) => Err(format!("{name} is not offered in {}: {other}, or add a subnet in a zone that has it", not_here.join(", "))),
         (_, []) => Ok(format!("{name} in {}", here.join(", "))),
         _ => Ok(format!("{name} in {} (not in {}: launches go to the others)", here.join(", "), not_here.join(", "))),
     }

@@ -19,7 +19,7 @@ use crate::domain::ec2::{Authentication, Ec2Settings};
 use crate::provider::Finding;
 use aws_sdk_ec2::types::{SecurityGroup, Subnet};
 
-/// The fewest entries of a page that DescribeSubnets takes: enough to see that it answers.
+/// The fewest entries of a page that DescribeSubnets takes.
 const SMALLEST_PAGE: i32 = 5;
 
 pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
@@ -67,7 +67,7 @@ fn signed_in(settings: &Ec2Settings) -> String {
 }
 
 impl Ec2 {
-    /// Those of these subnets that there are; without ids a few, to see that EC2 answers.
+    /// Those of these subnets that there are. EC2 is asked also when there are no ids: to see that it answers.
     async fn read_subnets(&self, ids: &[String]) -> Result<Vec<Subnet>, String> {
         self.may_read()?;
         let call = self.client().await.describe_subnets();
@@ -76,7 +76,9 @@ impl Ec2 {
             // By filter and not by id: one unknown id would fail the whole call.
             ids => call.filters(filter("subnet-id", ids.iter().cloned())),
         };
-        Ok(call.send().await.map_err(|error| Refusal::of(error).advice())?.subnets.unwrap_or_default())
+        let answer = call.send().await.map_err(|error| Refusal::of(error).advice())?;
+        let wanted = |it: &Subnet| ids.iter().any(|id| it.subnet_id() == Some(id));
+        Ok(answer.subnets.unwrap_or_default().into_iter().filter(wanted).collect())
     }
 
     async fn read_security_group(&self, id: &str) -> Result<Option<SecurityGroup>, String> {
