@@ -143,7 +143,7 @@ mod tests {
         let all = IpPermission::builder().ip_protocol("-1").user_id_group_pairs(callers).build();
         assert!(judge_group("sg-1", Some(&group(vec![all])), &subnets).ok);
         let nobody = rule("tcp", 2376, 2376).build();
-        let udp = rule("udp", 2376, 2376).ip_ranges(anywhere).build();
+        let udp = rule("udp", 2376, 2376).ip_ranges(anywhere.clone()).build();
         let bad = judge_group("sg-1", Some(&group(vec![ssh(), nobody, udp])), &subnets);
         assert!(!bad.ok && bad.detail.contains("nobody in on TCP 2376") && !bad.detail.contains("TCP 22:"), "{bad:?}");
         let elsewhere = judge_group("sg-1", Some(&group(vec![ssh()])), &[subnet("subnet-1", "vpc-2", 9)]);
