@@ -84,7 +84,8 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
     let decision = plan_gc(&snapshot, now);
     adopt(world, &decision, now).await;
     for (vm, machine) in &decision.dead {
-        told(give_up(world, provider, *vm, machine, Evidence::MachineDead, now).await, machine);
+        let why = snapshot.machines.iter().find(|seen| seen.provider_id == *machine).and_then(|seen| seen.why_ended.as_deref());
+        told(give_up(world, provider, *vm, machine, Evidence::MachineDead, why, now).await, machine);
     }
     db.note_missing(&decision.missing, &decision.seen_again, now).await?;
     for (vm, machine, missing_at) in &decision.lost {
@@ -121,9 +122,11 @@ async fn give_up_lost(
     missing_at: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    match provider.find_machine(machine).await?.map(|m| m.state) {
-        None => give_up(world, provider, vm, machine, Evidence::Lost { missing_at }, now).await,
-        Some(MachineState::Terminated) => give_up(world, provider, vm, machine, Evidence::MachineDead, now).await,
+    let found = provider.find_machine(machine).await?;
+    let why = found.as_ref().and_then(|machine| machine.why_ended.as_deref());
+    match found.as_ref().map(|m| m.state) {
+        None => give_up(world, provider, vm, machine, Evidence::Lost { missing_at }, why, now).await,
+        Some(MachineState::Terminated) => give_up(world, provider, vm, machine, Evidence::MachineDead, why, now).await,
         // It lives, and the list does not show it: its tags may be lost. Its row keeps it.
         Some(_) => Ok(world.db.note_missing(&[], &[vm], now).await?),
     }
@@ -185,6 +188,7 @@ fn seen(listing: &Listing) -> Vec<SeenMachine> {
             resource_class: m.tags.resource_class.clone(),
             made_at: m.tags.created_at,
             seen: seen(m.state),
+            why_ended: m.why_ended.clone(),
         })
         .collect()
 }
@@ -195,10 +199,12 @@ async fn give_up(
     vm: VmId,
     machine: &str,
     evidence: Evidence,
+    why: Option<&str>,
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
     let console = provider.console(machine).await.unwrap_or_default();
-    let failure = Failure::new(FailureCode::VmLost, "the VM's machine is gone");
+    let gone = "the VM's machine is gone";
+    let failure = Failure::new(FailureCode::VmLost, why.map_or_else(|| gone.to_owned(), |why| format!("{gone}: {why}")));
     match world.db.give_up_vm(vm, evidence, &failure, &console, now).await {
         // It ended by itself, or was seen again, meanwhile.
         Ok(()) | Err(DbError::LostLease) => Ok(()),

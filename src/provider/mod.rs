@@ -7,6 +7,7 @@
 #[cfg(feature = "ec2")]
 pub mod ec2;
 pub mod onhost;
+pub mod volumes;
 
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
@@ -16,6 +17,7 @@ use crate::domain::tags::{Tags, VolumeTags};
 use async_trait::async_trait;
 use std::net::IpAddr;
 use std::time::Duration;
+use volumes::Volumes;
 
 /// One call that makes machines.
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ pub struct Machine {
     pub state: MachineState,
     /// Known once it runs.
     pub address: Option<Address>,
+    /// Why it ended, where the provider says so: a spot machine that was taken back, a host that failed.
+    pub why_ended: Option<String>,
 }
 
 /// All machines of this installation that the provider would name.
@@ -247,6 +251,11 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Nothing can be concluded.
     async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError>;
+
+    /// Cache volumes; none: this provider keeps none.
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
 
     /// The end of what the machine wrote to its console, at most 64 KiB, as text; empty when there is none.
     ///

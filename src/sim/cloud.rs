@@ -10,6 +10,7 @@ use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::provider::volumes::Volumes;
 use crate::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::sim::buckets::Bucket;
 use async_trait::async_trait;
@@ -96,6 +97,10 @@ impl Provider for Sim {
             world.call(&ops::FIND_MACHINES, units, || line_of(provider_ids), |_| Ok(found))
         })
         .await
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
     }
 
     async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {

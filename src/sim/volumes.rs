@@ -8,7 +8,9 @@ use super::faults::Fault;
 use super::ops;
 use super::world::{World, broken, check_token};
 use crate::domain::tags::VolumeTags;
+use crate::provider::volumes::{VolumeSpec, Volumes};
 use crate::provider::{MachineState, ProviderError, ProviderVolume, VolumeListing};
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
@@ -43,7 +45,7 @@ pub struct VolumeTruth {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Volumes {
+pub(super) struct SimVolumes {
     all: BTreeMap<String, SimVolume>,
     /// Volumes by their client token.
     created: BTreeMap<String, String>,
@@ -71,12 +73,10 @@ impl VolumeLink {
     }
 }
 
-impl Sim {
-    /// Makes an empty volume in a zone, once per token.
-    ///
-    /// # Errors
-    /// As [`crate::provider::Provider::launch`].
-    pub async fn create_volume(&self, tags: &VolumeTags, zone: &str, client_token: &str) -> Result<ProviderVolume, ProviderError> {
+#[async_trait]
+impl Volumes for Sim {
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
+        let VolumeSpec { tags, zone, client_token, .. } = spec;
         self.through(&ops::CREATE_VOLUME, |world| {
             let asked = || format!("{client_token} in {zone}");
             world.call(&ops::CREATE_VOLUME, 1, asked, |world| world.create_volume(tags, zone, client_token))
@@ -84,51 +84,37 @@ impl Sim {
         .await
     }
 
-    /// Wishes a free volume onto a machine of its zone.
-    ///
-    /// # Errors
-    /// `Invalid` where a rule of EC2.md, "Volumes", is broken.
-    pub async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+    async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
         self.through(&ops::ATTACH_VOLUME, |world| {
             world.call(&ops::ATTACH_VOLUME, 1, || format!("{volume} to {machine}"), |world| world.attach(volume, machine))
         })
         .await
     }
 
-    /// Wishes a volume off its machine; one that is off, or on its way, is fine.
-    ///
-    /// # Errors
-    /// `Invalid` where there is no such volume.
-    pub async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
+    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
         self.through(&ops::DETACH_VOLUME, |world| {
             world.call(&ops::DETACH_VOLUME, 1, || volume.to_owned(), |world| world.detach(volume))
         })
         .await
     }
 
-    /// Deletes a free volume; one that is unknown or deleted is fine.
-    ///
-    /// # Errors
-    /// `Invalid` where it is on a machine, or on its way.
-    pub async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError> {
+    async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError> {
         self.through(&ops::DELETE_VOLUME, |world| {
             world.call(&ops::DELETE_VOLUME, 1, || volume.to_owned(), |world| world.delete_volume(volume))
         })
         .await
     }
 
-    /// Makes a snapshot, once per token, and answers its name.
-    ///
-    /// # Errors
-    /// `Invalid` where there is no such volume.
-    pub async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
+    async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
         self.through(&ops::SNAPSHOT_VOLUME, |world| {
             let asked = || format!("{client_token} of {volume}");
             world.call(&ops::SNAPSHOT_VOLUME, 1, asked, |world| world.snapshot(volume, client_token))
         })
         .await
     }
+}
 
+impl Sim {
     /// All volumes that there ever were.
     pub fn volumes_truth(&self) -> Vec<VolumeTruth> {
         let mut world = self.world();

@@ -9,7 +9,7 @@ use super::fleet::Fleet;
 use super::journal::{Call, Journal, Outcome, Told};
 use super::ops::Op;
 use super::rules::Rules;
-use super::volumes::Volumes;
+use super::volumes::SimVolumes;
 use crate::guest::GuestError;
 use crate::provider::{LaunchSpec, ProviderError};
 use chrono::{DateTime, Utc};
@@ -29,7 +29,7 @@ pub(super) struct World {
     pub(super) buckets: Buckets,
     pub(super) journal: Journal,
     pub(super) fleet: Fleet,
-    pub(super) volumes: Volumes,
+    pub(super) volumes: SimVolumes,
     /// Each launch by its token, with the numbers of its machines.
     pub(super) launches: BTreeMap<String, (LaunchSpec, Vec<usize>)>,
     pub(super) now: DateTime<Utc>,
@@ -43,7 +43,7 @@ impl World {
             buckets: Buckets::full(&rules.rates, now),
             journal: Journal::new(),
             fleet: Fleet::new(rules.addresses, rules.terminated_shown_for),
-            volumes: Volumes::default(),
+            volumes: SimVolumes::default(),
             launches: BTreeMap::new(),
             rules,
             now,

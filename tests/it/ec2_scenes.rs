@@ -7,6 +7,7 @@
 //! | `launches` | answers that are lost, late, fewer or refused (FAILURES.md rows 1, 5, 15, 16, 24) |
 //! | `capacity` | candidates: zones, types and markets without room |
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
+//! | `volumes` | EBS volumes and snapshots |
 //! | `speed` | calls counted |
 
 mod capacity;
@@ -14,3 +15,4 @@ mod launches;
 mod mistakes;
 mod scene;
 mod speed;
+mod volumes;

@@ -13,6 +13,7 @@ use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::tags::VolumeTags;
 use vm_service::loops::{Providers, World, assign::Assign, collect::Collect, launch::Launch};
 use vm_service::provider::MachineState;
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::sim::{EndCause, Fault, FaultRates, Gate, Rules, Sim, Spread};
 
 /// From the first complete list that shows the leak to the terminate call.
@@ -344,7 +345,7 @@ async fn a_dry_run_tells_everything_and_changes_nothing(pool: PgPool) {
         store: "classic".to_owned(),
         engine_major: 28,
     };
-    let volume = bench.sim.create_volume(&tags, "zone-a", "token").await.unwrap().provider_id;
+    let volume = bench.sim.create_volume(&crate::support::volume(&tags, "zone-a", "token")).await.unwrap().provider_id;
     sqlx::query("update vms.tasks set expires_at = $1 where id = $2")
         .bind(bench.now())
         .bind(late.0)

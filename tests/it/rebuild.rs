@@ -13,6 +13,7 @@ use vm_service::domain::tags::VolumeTags;
 use vm_service::loops::Loop as _;
 use vm_service::loops::settings::TakeSettings;
 use vm_service::provider::Provider as _;
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::sim::EndCause;
 
 /// A live service: two jobs, two free VMs, one that boots, and a volume.
@@ -40,7 +41,7 @@ async fn a_live_service(bench: &Bench) -> Before {
         store: "classic".to_owned(),
         engine_major: 28,
     };
-    let volume = bench.sim.create_volume(&tags, "zone-a", "token").await.unwrap().provider_id;
+    let volume = bench.sim.create_volume(&crate::support::volume(&tags, "zone-a", "token")).await.unwrap().provider_id;
     bench.turn(65).await;
     bench.sim.set_boot_time(TimeDelta::seconds(30));
     bench.set(|settings| settings.preallocated.machine = 3).await;

@@ -17,10 +17,11 @@ use vm_service::domain::api::Hold;
 use vm_service::domain::ids::{InstallationId, LaunchId, TaskId, VmId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::{ProviderChoice, Settings};
-use vm_service::domain::tags::{Origin, Tags};
+use vm_service::domain::tags::{Origin, Tags, VolumeTags};
 use vm_service::domain::task::{Executor, TaskRequest};
 use vm_service::loops::{self, Loop, Providers, World};
 use vm_service::provider::Provider as _;
+use vm_service::provider::volumes::VolumeSpec;
 use vm_service::seal::Sealer;
 use vm_service::sim::{FaultRates, Rules, Sim};
 
@@ -37,6 +38,11 @@ pub(crate) struct Bench {
 
 pub(crate) fn start() -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
+}
+
+/// An empty cache volume.
+pub(crate) fn volume(tags: &VolumeTags, zone: &str, token: &str) -> VolumeSpec {
+    VolumeSpec { client_token: token.to_owned(), tags: tags.clone(), zone: zone.to_owned(), size_gib: 100, snapshot: None }
 }
 
 impl Bench {

@@ -61,6 +61,8 @@ pub struct SeenMachine {
     pub made_at: DateTime<Utc>,
     /// Where it is.
     pub seen: Seen,
+    /// Why it ended, where the provider says so.
+    pub why_ended: Option<String>,
 }
 
 /// What is to be done about a machine without a row.
@@ -229,6 +231,7 @@ mod tests {
             resource_class: "medium".to_owned(),
             made_at: at(0),
             seen: Seen::Alive,
+            why_ended: None,
         }
     }
 

@@ -12,6 +12,8 @@ use std::num::NonZeroU32;
 pub(super) struct Budget {
     pub(super) read: Bucket,
     pub(super) terminate: Bucket,
+    /// Volumes and snapshots.
+    pub(super) change: Bucket,
 }
 
 /// One token bucket.
@@ -20,7 +22,7 @@ pub(super) struct Bucket(DefaultDirectRateLimiter);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { read: Bucket::of(100, 20), terminate: Bucket::of(100, 5) }
+        Self { read: Bucket::of(100, 20), terminate: Bucket::of(100, 5), change: Bucket::of(50, 5) }
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
+//! | `volumes` | EBS volumes and their snapshots |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
 //! Reads, writes: the region's EC2. Calls: the AWS SDK, whose own retries are off. Runs: from `loops` and `admin`.
@@ -21,7 +22,9 @@ mod machines;
 pub mod policy;
 mod refusal;
 mod tags;
+mod volumes;
 
+use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Ec2Settings;
 use crate::domain::ids::InstallationId;
@@ -165,11 +168,15 @@ impl Provider for Ec2 {
     }
 
     async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
-        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+        self.list_cache_volumes().await
     }
 
-    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
-        Ok(None)
+    async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        self.find_cache_volume(provider_id).await
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
     }
 
     async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {

@@ -97,10 +97,8 @@ impl Place {
             "DescribeInstances",
             "DescribeSecurityGroups",
             "DescribeSubnets",
+            "DescribeVolumes",
         ];
-        if features.volumes {
-            names.push("DescribeVolumes");
-        }
         if features.volumes || features.seed {
             names.push("DescribeSnapshots");
         }

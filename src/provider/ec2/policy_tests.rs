@@ -30,6 +30,7 @@ fn what_is_always_needed_and_nothing_else() {
         "ec2:DescribeInstances",
         "ec2:DescribeSecurityGroups",
         "ec2:DescribeSubnets",
+        "ec2:DescribeVolumes",
         "ec2:GetConsoleOutput",
         "ec2:RunInstances",
         "ec2:TerminateInstances",

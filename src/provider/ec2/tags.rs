@@ -1,6 +1,7 @@
 //! What a machine carries from the call that makes it, as EC2 tags. Whoever reads them back gets [`Tags`], or nothing.
 
-use crate::domain::tags::{Origin, Tags};
+use crate::domain::ids::InstallationId;
+use crate::domain::tags::{Origin, Tags, VolumeTags};
 use crate::domain::task::Executor;
 use aws_sdk_ec2::types::Tag;
 use chrono::SecondsFormat;
@@ -15,29 +16,77 @@ const EXECUTOR: &str = "vm-service:executor";
 const CLASS: &str = "vm-service:class";
 const ORIGIN: &str = "vm-service:origin";
 const CREATED_AT: &str = "vm-service:created-at";
+/// Only cache volumes carry it.
+pub(super) const VOLUME: &str = "vm-service:volume";
+const PROJECT: &str = "vm-service:project";
+const TRUST: &str = "vm-service:trust";
+const ARCHITECTURE: &str = "vm-service:architecture";
+const STORE: &str = "vm-service:store";
+const ENGINE_MAJOR: &str = "vm-service:engine-major";
+/// For calls that take no client token.
+pub(super) const TOKEN: &str = "vm-service:token";
 
 /// For the call.
 pub(super) fn write(tags: &Tags) -> Vec<Tag> {
-    let created_at = tags.created_at.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let name = format!("vm-service {} {}", tags.executor, tags.resource_class);
-    [
-        ("Name", name.as_str()),
-        MANAGED_BY,
-        (INSTALLATION, &tags.installation.to_string()),
-        (LAUNCH, &tags.launch.to_string()),
-        (EXECUTOR, tags.executor.as_str()),
-        (CLASS, &tags.resource_class),
-        (ORIGIN, tags.origin.as_str()),
-        (CREATED_AT, &created_at),
-    ]
-    .into_iter()
-    .map(|(key, value)| Tag::builder().key(key).value(value).build())
-    .collect()
+    list([
+        ("Name", format!("vm-service {} {}", tags.executor, tags.resource_class)),
+        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
+        (INSTALLATION, tags.installation.to_string()),
+        (LAUNCH, tags.launch.to_string()),
+        (EXECUTOR, tags.executor.as_str().to_owned()),
+        (CLASS, tags.resource_class.clone()),
+        (ORIGIN, tags.origin.as_str().to_owned()),
+        (CREATED_AT, tags.created_at.to_rfc3339_opts(SecondsFormat::Micros, true)),
+    ])
+}
+
+/// On a cache volume.
+pub(super) fn write_volume(tags: &VolumeTags) -> Vec<Tag> {
+    list([
+        ("Name", format!("vm-service cache of {}", tags.project_id)),
+        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
+        (INSTALLATION, tags.installation.to_string()),
+        (VOLUME, tags.volume.to_string()),
+        (PROJECT, tags.project_id.clone()),
+        (TRUST, tags.cache_trust.clone()),
+        (ARCHITECTURE, tags.architecture.clone()),
+        (STORE, tags.store.clone()),
+        (ENGINE_MAJOR, tags.engine_major.to_string()),
+    ])
+}
+
+/// On a snapshot that this token makes.
+pub(super) fn write_snapshot(installation: InstallationId, token: &str) -> Vec<Tag> {
+    let (key, value) = MANAGED_BY;
+    list([(key, value.to_owned()), (INSTALLATION, installation.to_string()), (TOKEN, token.to_owned())])
+}
+
+fn list<const N: usize>(pairs: [(&str, String); N]) -> Vec<Tag> {
+    pairs.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
+}
+
+/// From an answer; none when one is missing or was changed.
+pub(super) fn read_volume(tags: &[Tag]) -> Option<VolumeTags> {
+    let by_key = by_key(tags);
+    let get = |key: &str| by_key.get(key).copied();
+    Some(VolumeTags {
+        installation: get(INSTALLATION)?.parse().ok()?,
+        volume: get(VOLUME)?.parse().ok()?,
+        project_id: get(PROJECT)?.to_owned(),
+        cache_trust: get(TRUST)?.to_owned(),
+        architecture: get(ARCHITECTURE)?.to_owned(),
+        store: get(STORE)?.to_owned(),
+        engine_major: get(ENGINE_MAJOR)?.parse().ok()?,
+    })
+}
+
+fn by_key(tags: &[Tag]) -> BTreeMap<&str, &str> {
+    tags.iter().filter_map(|tag| Some((tag.key()?, tag.value()?))).collect()
 }
 
 /// From an answer; none when one is missing or was changed.
 pub(super) fn read(tags: &[Tag]) -> Option<Tags> {
-    let by_key: BTreeMap<&str, &str> = tags.iter().filter_map(|tag| Some((tag.key()?, tag.value()?))).collect();
+    let by_key = by_key(tags);
     let get = |key: &str| by_key.get(key).copied();
     Some(Tags {
         installation: get(INSTALLATION)?.parse().ok()?,
@@ -57,8 +106,25 @@ pub(super) fn installation(tags: &[Tag]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::{InstallationId, LaunchId};
+    use crate::domain::ids::LaunchId;
     use uuid::Uuid;
+
+    #[test]
+    fn what_is_written_on_a_volume_is_read() {
+        let tags = VolumeTags {
+            installation: InstallationId(Uuid::from_u128(1)),
+            volume: crate::domain::ids::VolumeId(Uuid::from_u128(2)),
+            project_id: "gh/a b/c".to_owned(),
+            cache_trust: "untrusted".to_owned(),
+            architecture: "arm64".to_owned(),
+            store: "containerd".to_owned(),
+            engine_major: 29,
+        };
+        let written = write_volume(&tags);
+        assert_eq!(read_volume(&written).unwrap(), tags);
+        let not_ours: Vec<Tag> = written.into_iter().filter(|tag| tag.key() != Some(PROJECT)).collect();
+        assert_eq!(read_volume(&not_ours), None);
+    }
 
     #[test]
     fn what_is_written_is_read() {

@@ -59,7 +59,7 @@ impl Record {
     pub(super) fn machine(self, state: MachineState) -> Machine {
         let address = Address { ip: IpAddr::V4(self.ip), ssh_port: self.ssh_port, docker_port: self.docker_port };
         let address = (state == MachineState::Running).then_some(address);
-        Machine { provider_id: self.provider_id, tags: self.tags, state, address }
+        Machine { provider_id: self.provider_id, tags: self.tags, state, address, why_ended: None }
     }
 }
 

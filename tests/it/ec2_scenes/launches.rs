@@ -139,6 +139,7 @@ async fn a_machine_that_dies_under_its_job_is_told(pool: PgPool) {
     }
     let failure = scene.bench.task(task).await.view.failure.unwrap();
     assert_eq!(serde_json::to_value(failure.code).unwrap(), "vm_lost", "{}", failure.detail);
+    assert!(failure.detail.contains("User initiated"), "why, in the provider's words: {}", failure.detail);
     scene.ends_clean().await;
 }
 

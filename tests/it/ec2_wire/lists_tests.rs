@@ -63,6 +63,8 @@ async fn limits_of_a_look() {
     assert_eq!(code(look(vec![unknown.clone(); 1001]).await), "InvalidParameterValue");
     let both = ec2.describe_instances().instance_ids(&ids[0]).max_results(100);
     assert_eq!(code(both.send().await), "InvalidParameterCombination");
+    let both = ec2.describe_volumes().volume_ids("vol-0123456789abcdef0").max_results(100);
+    assert_eq!(code(both.send().await), "InvalidParameterCombination");
     for (size, expected) in [(4, "InvalidParameterValue"), (5, "fine"), (1000, "fine"), (1001, "InvalidParameterValue")] {
         assert_eq!(code(ec2.describe_instances().max_results(size).send().await), expected);
     }

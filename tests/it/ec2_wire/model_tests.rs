@@ -63,6 +63,9 @@ fn limits_of_lists_and_texts_are_kept() {
     let start = [("VolumeSize", "1"), ("ClientToken", token.as_str()), ("Timeout", "5")];
     let found = model::ebs().check("StartSnapshot", &start.into_iter().collect());
     assert!(found.len() == 1 && found[0].contains("not between Some(10)"), "its token may have 255 characters: {found:?}");
+    let token = "x".repeat(256);
+    let found = model::ebs().check("StartSnapshot", &[("VolumeSize", "1"), ("ClientToken", &token)].into_iter().collect());
+    assert!(found.len() == 1 && found[0].contains("256 characters"), "{found:?}");
     let list = [("snapshotId", "snapshot-1"), ("maxResults", "100")];
     let found = model::ebs().check("ListSnapshotBlocks", &list.into_iter().collect());
     assert!(found.len() == 1 && found[0].contains("does not match"), "{found:?}");

@@ -95,6 +95,7 @@ impl From<WireMachine> for Machine {
             tags: wire.tags,
             state: STATES[usize::from(wire.state)],
             address: wire.address.map(|(ip, ssh_port, docker_port)| Address { ip, ssh_port, docker_port }),
+            why_ended: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Cloud, easy};
 use vm_service::domain::rate::{LaunchRate, Rate};
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Provider as _, ProviderError};
 use vm_service::sim::{Bucket, Rules};
 

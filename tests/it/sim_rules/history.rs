@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use vm_service::clock::{Clock as _, HandClock};
 use vm_service::domain::settings::Settings;
 use vm_service::guest::{Endpoint, Guest as _, Personality};
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Machine, MachineState, Provider as _};
 use vm_service::sim::{Bucket, EndCause, Fault, FaultRates, Gate, Outcome, Rules, Sim};
 

@@ -1,9 +1,11 @@
 //! Volumes: in one zone, on one machine, and they outlive it.
 
 use super::{Cloud, after, easy, refusal};
+use crate::support::volume as spec;
 use uuid::Uuid;
 use vm_service::domain::ids::{InstallationId, VolumeId};
 use vm_service::domain::tags::VolumeTags;
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Machine, Provider as _};
 use vm_service::sim::{Fault, Rules, VolumeLink};
 
@@ -21,7 +23,7 @@ fn tags(project: &str) -> VolumeTags {
 
 impl Cloud {
     async fn volume(&self, token: &str) -> String {
-        self.sim.create_volume(&tags("p"), "zone-a", token).await.unwrap().provider_id
+        self.sim.create_volume(&spec(&tags("p"), "zone-a", token)).await.unwrap().provider_id
     }
 
     fn link(&self, volume: &str) -> VolumeLink {
@@ -43,7 +45,7 @@ async fn a_volume_and_a_snapshot_are_made_once_per_token() {
     let cloud = Cloud::easy();
     let volume = cloud.volume("v").await;
     assert_eq!(cloud.volume("v").await, volume);
-    let other = cloud.sim.create_volume(&tags("q"), "zone-a", "v").await;
+    let other = cloud.sim.create_volume(&spec(&tags("q"), "zone-a", "v")).await;
     assert_eq!(refusal(other), "IdempotentParameterMismatch");
     let snapshot = cloud.sim.snapshot_volume(&volume, "s").await.unwrap();
     assert_eq!(cloud.sim.snapshot_volume(&volume, "s").await.unwrap(), snapshot);
@@ -62,12 +64,12 @@ async fn a_volume_attaches_only_in_its_own_zone() {
     let made = cloud.sim.launch(&cloud.spec("t", 1)).await.unwrap().remove(0);
     let zone = cloud.truth(&made).zone;
     let other = if zone == "zone-a" { "zone-b" } else { "zone-a" };
-    let far = cloud.sim.create_volume(&tags("p"), other, "far").await.unwrap().provider_id;
-    let near = cloud.sim.create_volume(&tags("p"), &zone, "near").await.unwrap().provider_id;
+    let far = cloud.sim.create_volume(&spec(&tags("p"), other, "far")).await.unwrap().provider_id;
+    let near = cloud.sim.create_volume(&spec(&tags("p"), &zone, "near")).await.unwrap().provider_id;
     assert_eq!(refusal(cloud.attach(&far, &made).await), "InvalidVolume.ZoneMismatch");
     cloud.attach(&near, &made).await.unwrap();
     assert_eq!(cloud.link(&volume), VolumeLink::Free);
-    assert_eq!(refusal(cloud.sim.create_volume(&tags("p"), "zone-x", "x").await), "InvalidParameterValue");
+    assert_eq!(refusal(cloud.sim.create_volume(&spec(&tags("p"), "zone-x", "x")).await), "InvalidParameterValue");
 }
 
 /// "Attach needs the instance `running` (or stopped): `IncorrectState` before".

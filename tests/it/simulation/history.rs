@@ -24,6 +24,7 @@ use vm_service::domain::preallocated::Pool;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::tags::{Origin, Tags, VolumeTags};
 use vm_service::domain::task::{Executor, TaskRequest};
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::sim::{FaultRates, Rules, Sim};
 
 /// A key that a job brings.
@@ -325,7 +326,7 @@ impl History {
             store: "classic".to_owned(),
             engine_major: 28,
         };
-        let planted = self.cluster.sim.create_volume(&tags, "zone-a", &format!("volume-{volume}")).await;
+        let planted = self.cluster.sim.create_volume(&crate::support::volume(&tags, "zone-a", &format!("volume-{volume}"))).await;
         if let Err(error) = planted {
             self.cluster.log.push(format!("planting a volume: {error}"));
         }

@@ -4,7 +4,7 @@
 //! only one.
 //!
 //! Calls: DescribeSubnets, DescribeSecurityGroups, DescribeImages, DescribeInstanceTypes, DescribeInstanceTypeOfferings,
-//! DescribeInstances; RunInstances and TerminateInstances as dry runs.
+//! DescribeInstances, DescribeVolumes; RunInstances and TerminateInstances as dry runs.
 //!
 //! Not here: what must be allowed (`policy`).
 
@@ -52,6 +52,7 @@ pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
     let knows_dry_runs = launched.iter().all(|finding| finding.ok);
     findings.extend(launched);
     findings.push(trials::end(ec2, knows_dry_runs).await);
+    findings.push(trials::list_volumes(ec2).await);
     findings
 }
 

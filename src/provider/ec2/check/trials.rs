@@ -9,13 +9,14 @@ use super::finding;
 use crate::domain::ids::LaunchId;
 use crate::domain::tags::{Origin, Tags};
 use crate::domain::task::Executor;
-use crate::provider::{Finding, LaunchSpec, MachineState};
+use crate::provider::{Finding, LaunchSpec, MachineState, Provider as _};
 use chrono::DateTime;
 use uuid::Uuid;
 
 const LAUNCH: &str = "trial launch";
 const QUOTA: &str = "vCPU quota";
 const END: &str = "trial termination";
+const VOLUMES: &str = "volumes";
 /// Dry runs of one check: below the five launches that AWS takes at once, so that a real one beside it is not throttled.
 const MOST: usize = 4;
 /// What AWS answers to a dry run that would succeed.
@@ -101,5 +102,13 @@ pub(super) async fn end(ec2: &Ec2, knows_dry_runs: bool) -> Finding {
         Err(refusal) if refusal.kind == Kind::NotFound => finding(true, END, format!("not tried: {id} has just ended")),
         Err(refusal) => finding(false, END, format!("{id}: {}", refusal.advice())),
         Ok(_) => finding(false, END, format!("the EC2 at ec2.endpoint ended {id} for a dry run: use one that knows dry runs")),
+    }
+}
+
+/// The collection of what was left behind lists them, also where no job has a cache.
+pub(super) async fn list_volumes(ec2: &Ec2) -> Finding {
+    match ec2.list_volumes().await {
+        Ok(listing) => finding(true, VOLUMES, format!("listing them works; this installation has {}", listing.volumes.len())),
+        Err(error) => finding(false, VOLUMES, error.to_string()),
     }
 }

@@ -1,0 +1,135 @@
+//! EBS volumes as cache volumes: encrypted, tagged in the call that makes them, on one machine of their own zone.
+//!
+//! The name of a device that is asked for is not the one that the guest sees: it finds the disk by its serial, the volume's id without
+//! the dash.
+
+use super::refusal::{Kind, Refusal};
+use super::{Ec2, machines, tags};
+use crate::provider::volumes::{VolumeSpec, Volumes};
+use crate::provider::{ProviderError, ProviderVolume, VolumeListing};
+use async_trait::async_trait;
+use aws_sdk_ec2::types::{ResourceType, TagSpecification, Volume, VolumeState, VolumeType};
+
+/// Asked for; each machine has one cache volume.
+const DEVICE: &str = "/dev/sdf";
+/// Entries of one page, at most.
+const PAGE: i32 = 500;
+
+impl Ec2 {
+    /// Our cache volumes; root disks carry no volume tag.
+    pub(super) async fn list_cache_volumes(&self) -> Result<VolumeListing, ProviderError> {
+        let ours = machines::filter(format!("tag:{}", tags::INSTALLATION), [self.installation.to_string()]);
+        let cache = machines::filter("tag-key", [tags::VOLUME.to_owned()]);
+        let call = self.client().await.describe_volumes().filters(ours).filters(cache).max_results(PAGE);
+        let mut pages = call.into_paginator().send();
+        let mut volumes = Vec::new();
+        loop {
+            self.budget.read.take()?;
+            let Some(page) = pages.next().await else { break };
+            let page = page.map_err(|error| Refusal::of(error).into_error("listing volumes"))?;
+            volumes.extend(page.volumes().iter().filter_map(shown));
+            if page.next_token().is_none() {
+                break;
+            }
+        }
+        Ok(VolumeListing { volumes, complete: true })
+    }
+
+    /// One volume, asked for by its id.
+    pub(super) async fn find_cache_volume(&self, id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        self.budget.read.take()?;
+        match self.client().await.describe_volumes().volume_ids(id).send().await.map_err(Refusal::of) {
+            Ok(answer) => Ok(answer.volumes().iter().find_map(shown).filter(|it| it.tags.installation == self.installation)),
+            Err(refusal) if refusal.kind == Kind::NotFound => Ok(None),
+            Err(refusal) => Err(refusal.into_error("looking at a volume")),
+        }
+    }
+}
+
+#[async_trait]
+impl Volumes for Ec2 {
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
+        self.budget.change.take()?;
+        let made = self
+            .client()
+            .await
+            .create_volume()
+            .client_token(&spec.client_token)
+            .availability_zone(&spec.zone)
+            .size(i32::try_from(spec.size_gib).unwrap_or(i32::MAX))
+            .set_snapshot_id(spec.snapshot.clone())
+            .volume_type(VolumeType::Gp3)
+            .encrypted(true)
+            .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)))
+            .send()
+            .await
+            .map_err(|error| Refusal::of(error).into_error("making a volume"))?;
+        let provider_id = made.volume_id.unwrap_or_default();
+        Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), machine: None })
+    }
+
+    async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+        self.budget.change.take()?;
+        let call = self.client().await.attach_volume().volume_id(volume).instance_id(machine).device(DEVICE);
+        let Err(refusal) = call.send().await.map_err(Refusal::of) else { return Ok(()) };
+        // The answer to an earlier call may have been lost.
+        if refusal.code == "VolumeInUse"
+            && self.find_cache_volume(volume).await?.is_some_and(|it| it.machine.as_deref() == Some(machine))
+        {
+            return Ok(());
+        }
+        Err(refusal.into_error("attaching a volume"))
+    }
+
+    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
+        self.budget.change.take()?;
+        match self.client().await.detach_volume().volume_id(volume).send().await.map_err(Refusal::of) {
+            Err(refusal) if refusal.code == "IncorrectState" => Ok(()),
+            Err(refusal) => Err(refusal.into_error("detaching a volume")),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError> {
+        self.budget.change.take()?;
+        match self.client().await.delete_volume().volume_id(volume).send().await.map_err(Refusal::of) {
+            Err(refusal) if refusal.kind == Kind::NotFound => Ok(()),
+            Err(refusal) => Err(refusal.into_error("deleting a volume")),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// CreateSnapshot takes no token: the token is a tag, and looked for first.
+    async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
+        self.budget.read.take()?;
+        let made_by = machines::filter(format!("tag:{}", tags::TOKEN), [client_token.to_owned()]);
+        let known = self.client().await.describe_snapshots().owner_ids("self").filters(made_by).send().await;
+        let known = known.map_err(|error| Refusal::of(error).into_error("looking for a snapshot"))?;
+        if let Some(id) = known.snapshots().iter().find_map(|it| it.snapshot_id()) {
+            return Ok(id.to_owned());
+        }
+        self.budget.change.take()?;
+        let marks = tags::write_snapshot(self.installation, client_token);
+        let call = self.client().await.create_snapshot().volume_id(volume);
+        let made = call.tag_specifications(tagged(ResourceType::Snapshot, marks)).send().await;
+        let made = made.map_err(|error| Refusal::of(error).into_error("making a snapshot"))?;
+        Ok(made.snapshot_id.unwrap_or_default())
+    }
+}
+
+fn tagged(of: ResourceType, tags: Vec<aws_sdk_ec2::types::Tag>) -> TagSpecification {
+    TagSpecification::builder().resource_type(of).set_tags(Some(tags)).build()
+}
+
+/// What the contract says of a volume; one that is being deleted, or lost its tags, is none of ours any more.
+fn shown(volume: &Volume) -> Option<ProviderVolume> {
+    if matches!(volume.state(), Some(VolumeState::Deleting | VolumeState::Deleted)) {
+        return None;
+    }
+    let machine = volume.attachments().iter().find_map(|it| it.instance_id());
+    Some(ProviderVolume {
+        provider_id: volume.volume_id()?.to_owned(),
+        tags: tags::read_volume(volume.tags())?,
+        machine: machine.map(str::to_owned),
+    })
+}
