@@ -112,7 +112,7 @@ impl Place {
         if features.spot {
             made.push(self.own("spot-instances-request"));
         }
-        self.make("Launch", ec2(&["RunInstances"]), &made)
+        self.make("Launch", &ec2(&["RunInstances"]), &made)
     }
 
     /// What a launch uses and does not make.
@@ -153,8 +153,8 @@ impl Place {
     fn volumes(&self) -> [Value; 4] {
         let ours = [self.own("instance"), self.own("volume")];
         [
-            self.make("MakeVolumes", ec2(&["CreateVolume"]), &[self.own("volume")]),
-            self.make("MakeSnapshots", ec2(&["CreateSnapshot"]), &[self.public("snapshot")]),
+            self.make("MakeVolumes", &ec2(&["CreateVolume"]), &[self.own("volume")]),
+            self.make("MakeSnapshots", &ec2(&["CreateSnapshot"]), &[self.public("snapshot")]),
             self.change_ours("UseVolumes", &["AttachVolume", "DetachVolume", "DeleteVolume"], &ours),
             self.change_ours(
                 "UseSnapshots",
@@ -169,14 +169,14 @@ impl Place {
         let of_snapshots = ["PutSnapshotBlock", "CompleteSnapshot", "ListSnapshotBlocks", "ListChangedBlocks", "GetSnapshotBlock"];
         let ours = json!({ "StringEquals": { self.resource_tag(): self.installation } });
         [
-            self.make("StartSeeds", named(&["StartSnapshot"]), &[self.public("snapshot")]),
+            self.make("StartSeeds", &named(&["StartSnapshot"]), &[self.public("snapshot")]),
             allow("FillSeeds", &named(&of_snapshots), &[self.public("snapshot")], Some(ours)),
         ]
     }
 
     /// Actions that make things, only with our tag in the call.
-    fn make(&self, name: &str, actions: Vec<String>, made: &[String]) -> Value {
-        allow(name, &actions, made, Some(json!({ "StringEquals": { self.request_tag(): self.installation } })))
+    fn make(&self, name: &str, actions: &[String], made: &[String]) -> Value {
+        allow(name, actions, made, Some(json!({ "StringEquals": { self.request_tag(): self.installation } })))
     }
 
     /// Actions of EC2 on what carries our tag.
