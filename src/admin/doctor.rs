@@ -7,16 +7,17 @@ use crate::provider::{Finding, Provider};
 use std::io::Write;
 use std::sync::Arc;
 
-/// Looks at everything that the service needs here.
+/// Looks at everything that the service needs here; `provider` is where the settings say that VMs come from.
 pub async fn look(
-    provider: anyhow::Result<Arc<dyn Provider>>,
     mistakes: Option<&ConfigError>,
     external: Option<&Server>,
+    settings: Finding,
+    provider: anyhow::Result<Arc<dyn Provider>>,
 ) -> Vec<Finding> {
-    let mut findings = vec![configuration(mistakes), postgres(external).await, docker_client()];
+    let mut findings = vec![configuration(mistakes), postgres(external).await, settings, docker_client()];
     match provider {
         Ok(provider) => findings.extend(provider.check().await),
-        Err(error) => findings.push(Finding { ok: false, what: "VMs on this host".to_owned(), detail: format!("{error:#}") }),
+        Err(error) => findings.push(Finding { ok: false, what: "VMs".to_owned(), detail: format!("{error:#}") }),
     }
     findings
 }

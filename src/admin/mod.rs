@@ -4,5 +4,7 @@
 
 pub mod doctor;
 pub mod dry_run;
+#[cfg(feature = "ec2")]
+pub mod iam_policy;
 pub mod migrate;
 pub mod tokens;

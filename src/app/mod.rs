@@ -4,13 +4,13 @@
 
 mod clouds;
 mod embedded;
+mod look;
 mod service;
 mod service_user;
 mod up;
 
 use crate::config::{Config, ConfigError, Sources};
 use crate::db::connect::Server;
-use crate::domain::ids::InstallationId;
 use crate::{admin, cli, config, loops};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -18,7 +18,6 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use uuid::Uuid;
 
 /// Gives every CI job a virtual machine of its own, with the project's Docker layers already on its disk.
 #[derive(Parser)]
@@ -48,6 +47,9 @@ enum Command {
     Tokens(admin::tokens::TokensCommand),
     /// Says what is missing on this machine and how to get it.
     Doctor(DoctorArguments),
+    /// Prints the least that AWS must allow this installation: an IAM policy.
+    #[cfg(feature = "ec2")]
+    IamPolicy(IamPolicyArguments),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -107,6 +109,23 @@ struct DoctorArguments {
     json: bool,
 }
 
+#[cfg(feature = "ec2")]
+#[derive(Args)]
+struct IamPolicyArguments {
+    /// The data folder of `up`, whose settings are looked at.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Allow everything that the service may ever need, whatever the settings say.
+    #[arg(long)]
+    all: bool,
+    /// Allow this beside what the settings switch on.
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+    with: Vec<admin::iam_policy::More>,
+    /// The region, when it is another than that of the settings.
+    #[arg(long)]
+    region: Option<String>,
+}
+
 /// The hidden command that stays by an on-host VM; started by the service itself, before anything of it is set up.
 const KEEPER: &str = "keep-machine";
 
@@ -142,17 +161,9 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
             Ok(cli::run(command, &defaults, cli::Io::process()).await.into())
         }
-        Command::Doctor(doctor) => {
-            let data = doctor.data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()));
-            let config = read("vm-service");
-            let images = config.as_ref().ok().and_then(|config| config.images.clone());
-            let host = config.as_ref().map(|config| config.host.clone()).unwrap_or_default();
-            let provider = service::on_host(&data, images, host, InstallationId(Uuid::nil())).await;
-            let external = config.as_ref().ok().and_then(server);
-            let findings = admin::doctor::look(provider, config.as_ref().err(), external.as_ref()).await;
-            admin::doctor::print(&findings, doctor.json, &mut std::io::stdout().lock())?;
-            Ok(if findings.iter().all(|finding| finding.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
+        #[cfg(feature = "ec2")]
+        Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
         Command::Up(up) => {
             log();
             up::up(up, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)

@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The file of the operator's token, in the data folder.
 const TOKEN: &str = "operator.token";
+/// The file of the sealing keys, in the data folder.
+const SEALING_KEY: &str = "sealing.key";
 /// Connections of the one process.
 const POOL: u32 = 16;
 
@@ -176,13 +178,22 @@ fn lock(data: &Path) -> anyhow::Result<File> {
 
 /// The configured keys, or one made at the first start.
 fn ensure_sealer(data: &Path, config: &Config) -> anyhow::Result<Sealer> {
+    let file = data.join(SEALING_KEY);
+    if config.sealing_keys.is_empty() && !file.exists() {
+        write_private(&file, Sealer::fresh_key()?.as_bytes())?;
+    }
+    read_sealer(data, config)
+}
+
+/// The configured keys, or that of the first start.
+///
+/// # Errors
+/// There is none, or it may not be read.
+pub(super) fn read_sealer(data: &Path, config: &Config) -> anyhow::Result<Sealer> {
     if !config.sealing_keys.is_empty() {
         return service::sealer(&config.sealing_keys);
     }
-    let file = data.join("sealing.key");
-    if !file.exists() {
-        write_private(&file, Sealer::fresh_key()?.as_bytes())?;
-    }
+    let file = data.join(SEALING_KEY);
     // One key a line, newest first: a rotation adds a line at the top and removes the last one when all VMs of its time are gone.
     let text = Secret::new(std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?);
     let lines = text.expose().lines().filter(|line| !line.trim().is_empty());

@@ -28,4 +28,18 @@ impl Db {
         .await?;
         Ok(id)
     }
+
+    /// The installation's id, for commands that only look; none before the service has run for the first time.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_installation(&self) -> Result<Option<InstallationId>, DbError> {
+        let id = sqlx::query_scalar!(
+            r#"-- installation::find_installation
+               select id as "id: InstallationId" from vms.installation"#
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id)
+    }
 }

@@ -206,6 +206,19 @@ mod tests {
         assert!(bad.validate().unwrap_err().to_string().contains("region"));
     }
 
+    /// `ami/defaults.md` tells operators of them.
+    #[test]
+    fn two_of_the_guides_images_are_malformed() {
+        let table = include_str!("../../ami/guide-images.csv");
+        let rows: Vec<(&str, &str)> = table.lines().skip(1).map(|line| line.split_once(',').unwrap()).collect();
+        let regions: BTreeMap<&str, &str> = rows.iter().copied().collect();
+        assert_eq!((table.lines().next(), rows.len(), regions.len()), (Some("region,image"), 14, 14));
+        assert!(regions.keys().all(|region| is_region(region, &()).is_ok()), "{regions:?}");
+        let is_image = |id: &str| is_id("ami-")(&id.to_owned(), &()).is_ok();
+        let malformed: Vec<&str> = regions.iter().filter(|(_, id)| !is_image(id)).map(|(region, _)| *region).collect();
+        assert_eq!(malformed, ["eu-central-1", "eu-west-2"]);
+    }
+
     #[test]
     fn the_secret_half_is_neither_kept_nor_shown() {
         let text = r#"{"access_key": {"id": "AKIAIOSFODNN7EXAMPLE", "secret": "hush"}}"#;

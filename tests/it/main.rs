@@ -17,6 +17,8 @@ mod contract;
 mod cycling;
 mod e2e;
 #[cfg(feature = "ec2")]
+mod ec2_doctor;
+#[cfg(feature = "ec2")]
 mod ec2_scenes;
 #[cfg(feature = "ec2")]
 mod ec2_wire;

@@ -51,17 +51,20 @@ pub(super) fn all(settings: &Ec2Settings, class: &Ec2Class) -> Vec<Candidate> {
         Market::Spot => &[true],
         Market::SpotThenOnDemand => &[true, false],
     };
-    let default = [settings.instance_type.clone()];
-    let types: &[String] = if class.instance_types.is_empty() { &default } else { &class.instance_types };
     let mut all = Vec::new();
     for &spot in markets {
-        for instance_type in types {
+        for instance_type in types(settings, class) {
             for subnet in &settings.subnets {
                 all.push(Candidate { instance_type: instance_type.clone(), subnet: subnet.clone(), spot });
             }
         }
     }
     all
+}
+
+/// Of this class; the one of the settings when it names none.
+pub(super) fn types<'a>(settings: &'a Ec2Settings, class: &'a Ec2Class) -> &'a [String] {
+    if class.instance_types.is_empty() { std::slice::from_ref(&settings.instance_type) } else { &class.instance_types }
 }
 
 /// What had no room, and until when it is not asked.

@@ -32,6 +32,11 @@ impl Connection {
         self.settings == *settings && self.secret.as_ref() == secret
     }
 
+    /// Whether the settings name an access key whose secret half could not be opened.
+    pub(super) fn lacks_secret(&self) -> bool {
+        matches!(self.settings.authentication, Authentication::AccessKey(_)) && self.secret.is_none()
+    }
+
     /// The client; `base` is what the surroundings say.
     pub(super) async fn client(&self, base: &SdkConfig) -> Client {
         self.client.get_or_init(async || self.connect(base)).await.clone()

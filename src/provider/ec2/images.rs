@@ -13,6 +13,16 @@ pub(super) struct Image {
     pub(super) disk_gib: u32,
 }
 
+impl Image {
+    /// From an answer.
+    pub(super) fn of(id: String, found: &aws_sdk_ec2::types::Image) -> Self {
+        let root_device = found.root_device_name().unwrap_or("/dev/sda1").to_owned();
+        let root = found.block_device_mappings().iter().find(|disk| disk.device_name() == Some(&root_device));
+        let disk_gib = root.and_then(|disk| disk.ebs()?.volume_size()).and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+        Self { id, root_device, disk_gib }
+    }
+}
+
 impl Ec2 {
     /// The image of this class in this region, as the settings say.
     pub(super) fn image_of(&self, class: &ResourceClass) -> Option<String> {
@@ -44,11 +54,7 @@ impl Ec2 {
                 self.region, self.region
             )));
         };
-        let root_device = found.root_device_name.unwrap_or_else(|| "/dev/sda1".to_owned());
-        let disks = found.block_device_mappings.unwrap_or_default();
-        let root = disks.iter().find(|disk| disk.device_name() == Some(&root_device));
-        let disk_gib = root.and_then(|disk| disk.ebs()?.volume_size()).and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
-        let image = Image { id, root_device, disk_gib };
+        let image = Image::of(id, &found);
         self.images.keep(&image);
         Ok(image)
     }

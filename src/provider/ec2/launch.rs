@@ -2,8 +2,10 @@
 //! untagged, unencrypted, or would outlive its shutdown.
 
 use super::candidates::{self, Candidate, Parameters};
+use super::images::Image;
 use super::refusal::{Kind, Refusal};
 use super::{Ec2, tags};
+use crate::domain::ec2::Ec2Settings;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::tags::Tags;
 use crate::provider::{LaunchSpec, Machine, ProviderError};
@@ -31,17 +33,7 @@ impl Ec2 {
         let all = candidates::all(settings, &class.ec2);
         let first = self.memory.first(&all, Instant::now()).map_err(ProviderError::NoCapacity)?;
         let image = self.find_image(class).await?;
-        Ok(Parameters {
-            instance_type: first.instance_type.clone(),
-            subnet: first.subnet.clone(),
-            spot: first.spot,
-            image: image.id,
-            root_device: image.root_device,
-            disk_gib: class.disk_gib.max(image.disk_gib),
-            security_group,
-            public_ip: settings.public_ip,
-            instance_profile: settings.instance_profile.clone(),
-        })
+        Ok(parameters(settings, &security_group, class, first, image))
     }
 
     /// Asks for machines.
@@ -77,7 +69,28 @@ impl Ec2 {
     }
 }
 
-fn request(client: &aws_sdk_ec2::Client, spec: &LaunchSpec, asked: &Parameters) -> RunInstancesFluentBuilder {
+/// All that is asked for when this candidate is.
+pub(super) fn parameters(
+    settings: &Ec2Settings,
+    security_group: &str,
+    class: &ResourceClass,
+    candidate: &Candidate,
+    image: Image,
+) -> Parameters {
+    Parameters {
+        instance_type: candidate.instance_type.clone(),
+        subnet: candidate.subnet.clone(),
+        spot: candidate.spot,
+        image: image.id,
+        root_device: image.root_device,
+        disk_gib: class.disk_gib.max(image.disk_gib),
+        security_group: security_group.to_owned(),
+        public_ip: settings.public_ip,
+        instance_profile: settings.instance_profile.clone(),
+    }
+}
+
+pub(super) fn request(client: &aws_sdk_ec2::Client, spec: &LaunchSpec, asked: &Parameters) -> RunInstancesFluentBuilder {
     let metadata = InstanceMetadataOptionsRequest::builder()
         .http_endpoint(InstanceMetadataEndpointState::Enabled)
         .http_tokens(HttpTokensState::Required)

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 /// Values of one filter, at most (AWS, "Filtering and listing resources").
-const FILTER_VALUES: usize = 200;
+pub(super) const FILTER_VALUES: usize = 200;
 /// Entries of one page, at most.
 const PAGE: i32 = 1000;
 /// Instances of one termination, at most.

@@ -6,6 +6,7 @@
 //! | `connection` | who we are and where EC2 is |
 //! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
+//! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
 //! | `volumes` | EBS volumes and their snapshots |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
@@ -13,10 +14,12 @@
 
 mod budget;
 mod candidates;
+mod check;
 mod connection;
 mod images;
 mod launch;
 mod machines;
+pub mod policy;
 mod refusal;
 mod tags;
 mod volumes;
@@ -33,6 +36,7 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
 use connection::Connection;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -43,6 +47,8 @@ pub struct Ec2 {
     region: String,
     surroundings: OnceCell<SdkConfig>,
     connection: RwLock<Arc<Connection>>,
+    /// What can be asked for, by name.
+    classes: RwLock<Arc<BTreeMap<String, ResourceClass>>>,
     memory: candidates::Memory,
     images: images::Images,
     budget: budget::Budget,
@@ -56,6 +62,7 @@ impl Ec2 {
             region: region.into(),
             surroundings: OnceCell::new(),
             connection: RwLock::new(Arc::new(Connection::new(Ec2Settings::default(), None))),
+            classes: RwLock::default(),
             memory: candidates::Memory::default(),
             images: images::Images::default(),
             budget: budget::Budget::default(),
@@ -64,6 +71,10 @@ impl Ec2 {
 
     fn connection(&self) -> Arc<Connection> {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn classes(&self) -> Arc<BTreeMap<String, ResourceClass>> {
+        self.classes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn client(&self) -> Client {
@@ -120,7 +131,11 @@ impl Provider for Ec2 {
 
     fn configure(&self, settings: &Settings, secret: Option<&Secret>) {
         // Settings of another region leave this one as it was: its machines stay in care.
-        if settings.ec2.region.as_ref() != Some(&self.region) || self.connection().is_of(&settings.ec2, secret) {
+        if settings.ec2.region.as_ref() != Some(&self.region) {
+            return;
+        }
+        *self.classes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings.resource_classes.clone());
+        if self.connection().is_of(&settings.ec2, secret) {
             return;
         }
         let connection = Arc::new(Connection::new(settings.ec2.clone(), secret.cloned()));
@@ -169,6 +184,6 @@ impl Provider for Ec2 {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        Vec::new()
+        check::check(self).await
     }
 }

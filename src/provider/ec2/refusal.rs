@@ -51,13 +51,31 @@ impl Refusal {
         Self { kind: kind(&code), code, message }
     }
 
+    /// What an operator reads: what AWS said, and what to change.
+    pub(super) fn advice(&self) -> String {
+        let Self { kind, code, message } = self;
+        match kind {
+            Kind::Denied => format!("AWS does not let us ({code}): {}", mend(code, message)),
+            Kind::Throttled => format!("AWS was asked too fast ({code}): try again in a minute"),
+            Kind::Unclear if code.is_empty() && message.contains("credentials") => format!(
+                "no credentials were found ({message}): give this machine an instance profile, or set ec2.authentication in the \
+                 settings to an access key"
+            ),
+            Kind::Unclear if code.is_empty() => format!(
+                "no answer ({message}): check ec2.region and ec2.endpoint in the settings, and this machine's way out (HTTPS_PROXY)"
+            ),
+            _ => format!("{code}: {message}"),
+        }
+    }
+
     /// For a call that has no candidates: what its caller does next.
     pub(super) fn into_error(self, what: &str) -> ProviderError {
+        let advice = self.advice();
         let Self { kind, code, message } = self;
         match kind {
             Kind::NoCapacity | Kind::Quota => ProviderError::NoCapacity(format!("{code}: {message}")),
             Kind::Throttled => ProviderError::Throttled,
-            Kind::Denied => ProviderError::Invalid(format!("{what}: AWS does not let us ({code}): {}", mend(&code, &message))),
+            Kind::Denied => ProviderError::Invalid(format!("{what}: {advice}")),
             Kind::Invalid | Kind::NotFound | Kind::Ended => ProviderError::Invalid(format!("{what}: {code}: {message}")),
             Kind::Unclear => ProviderError::transient(what, anyhow::anyhow!("{code} {message}")),
         }
@@ -73,11 +91,15 @@ fn mend(code: &str, message: &str) -> String {
             format!("{sentence} Give the role or user what `vm-service iam-policy` prints.")
         }
         "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" => {
-            format!("{message} Check the access key and its secret half in the settings, and this machine's clock.")
+            format!(
+                "{message} Check the access key and its secret half in the settings, this machine's clock, and whether the account \
+                 has the region enabled."
+            )
         }
         "ExpiredToken" | "RequestExpired" => {
-            format!("{message} The credentials are out of date, or this machine's clock is wrong.")
+            format!("{message} The credentials are out of date, or this machine's clock is wrong: get fresh ones, or set it right.")
         }
+        "OptInRequired" => format!("{message} Enable the region in the account, or set another as ec2.region."),
         _ => message.to_owned(),
     }
 }
