@@ -4,11 +4,9 @@
 use super::service::Parts;
 use crate::domain::ids::InstallationId;
 use crate::domain::settings::Settings;
+use crate::loops::settings::Open;
 use crate::provider::Provider;
 use std::sync::Arc;
-
-/// Makes the provider that settings name.
-pub(super) type Open = Arc<dyn Fn(&Settings) -> Option<Arc<dyn Provider>> + Send + Sync>;
 
 /// For this installation.
 pub(super) fn opener(installation: InstallationId) -> Open {

@@ -19,6 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// Makes the provider that settings name; none where this build has it not.
+pub type Open = Arc<dyn Fn(&Settings) -> Option<Arc<dyn Provider>> + Send + Sync>;
+
 /// See the module.
 pub struct TakeSettings {
     /// Where they are.
@@ -26,7 +29,7 @@ pub struct TakeSettings {
     /// Who is told.
     pub providers: Providers,
     /// Makes the provider that the settings name and that is not there yet; none where that is not possible.
-    pub open: Arc<dyn Fn(&Settings) -> Option<Arc<dyn Provider>> + Send + Sync>,
+    pub open: Open,
     /// Opens the secret half of an access key.
     pub sealer: Arc<Sealer>,
     /// Who follows them.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// So many jobs a second, each half a minute long: calls for launches, looks and ends together, for each job.
-async fn calls_per_job(pool: PgPool, per_second: usize, seconds: usize) -> f64 {
+async fn calls_per_job(pool: PgPool, per_second: u32, seconds: u32) -> f64 {
     let rules = Rules { budgets: true, runs_after: Duration::from_secs(8), speed: 0.0, ..Rules::default() };
     let scene = Scene::with(pool, rules).await;
     scene
@@ -30,10 +30,10 @@ async fn calls_per_job(pool: PgPool, per_second: usize, seconds: usize) -> f64 {
     scene.ends_clean().await;
     assert_eq!(scene.cloud.calls("CreateTags").len(), 0);
     let throttled = scene.cloud.journal().iter().filter(|it| it.outcome == Outcome::Throttled).count();
-    let (calls, jobs) = (scene.cloud.journal().len(), (seconds * per_second) as f64);
+    let (calls, jobs) = (u32::try_from(scene.cloud.journal().len()).unwrap(), seconds * per_second);
     println!("{calls} calls, {throttled} of them throttled, for {jobs} jobs");
     assert_eq!(throttled, 0);
-    calls as f64 / jobs
+    f64::from(calls) / f64::from(jobs)
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
