@@ -105,7 +105,7 @@ async fn each_mistake_in_the_settings_is_told_by_name() {
     let wrong = told(&cloud, None, |it| it.ec2.security_group = None).await;
     assert_told(&wrong, &["security group: none is set: set ec2.security_group", NOT_TRIED]);
     let wrong = told(&cloud, None, |it| it.ec2.security_group = Some("sg-0123456789abcdef0".to_owned())).await;
-    assert_told(&wrong, &["security group: there is no sg-0123456789abcdef0", "trial launch: class large: m5.large on demand"]);
+    assert_told(&wrong, &["security group: there is no sg-0123456789abcdef0"]);
     let gone = "ami-0123456789abcdef0";
     let wrong = told(&cloud, None, |it| drop(it.ec2.images.insert("eu-west-1".to_owned(), gone.to_owned()))).await;
     assert_told(&wrong, &["class large: there is no image ami-0123456789abcdef0", "class medium: there is no image", NOT_TRIED]);
