@@ -88,7 +88,8 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         user_data: world.guest.user_data(&bootstrap, silent_for),
         candidate: String::new(),
     };
-    let mut asked = launch.candidate.clone().filter(|_| launch.attempted);
+    // Once chosen for this attempt it stays: the token goes with it, also when the first call was throttled.
+    let mut asked = launch.candidate.clone();
     for attempt in launch.attempt..launch.attempt.saturating_add(CANDIDATES) {
         let is_first = attempt == launch.attempt;
         spec.candidate = match asked.take() {

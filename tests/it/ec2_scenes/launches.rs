@@ -117,6 +117,25 @@ async fn a_throttled_batch_is_put_back(pool: PgPool) {
     scene.ends_clean().await;
 }
 
+/// What a throttled call asked for is asked for again, also under newer settings: its token must not meet other parameters.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_throttled_call_keeps_its_parameters(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.cloud.inject(Fault::throttle("RunInstances"));
+    let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
+    while scene.cloud.calls("RunInstances").is_empty() {
+        scene.turn(1).await;
+    }
+    scene.set(|settings| settings.ec2.instance_type = "m6i.large".to_owned()).await;
+    scene.cloud.inject(Fault::lose_answer("RunInstances"));
+    scene.ready(task, 60).await;
+    let types: Vec<String> =
+        scene.cloud.calls("RunInstances").iter().map(|it| it.params.get("InstanceType").unwrap().to_owned()).collect();
+    assert_eq!(types, ["m5.large", "m5.large", "m5.large"]);
+    assert_eq!(scene.cloud.instances().await.len(), 1);
+    scene.ends_clean().await;
+}
+
 /// EC2 may give fewer than asked for: the rest is asked for anew.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn fewer_than_asked_for_are_made_up_for(pool: PgPool) {
