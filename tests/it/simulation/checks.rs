@@ -149,6 +149,8 @@ fn deadlines(history: &mut History, machines: &BTreeMap<&str, &MachineTruth>) ->
     let heard_since = history.model.heard_since;
     for job in history.model.jobs.values_mut() {
         let dead = job.machine.as_ref().and_then(|machine| machines.get(machine.as_str())).and_then(|truth| truth.ended_at);
+        // One that died while nothing looked may still be given to a job: that job's time begins with it.
+        let dead = dead.max(job.ready_at.filter(|_| dead.is_some()));
         let silent = job.is_silent(now) && heard_since + job.may_be_silent() <= now;
         let due = job.has_run_out(now) || silent || dead.is_some_and(|at| at + DEAD_FOR <= now);
         if !job.is_open() || !due {

@@ -4,7 +4,7 @@
 //! that was in force then, or a moment before, for settings take a moment to be taken over.
 //!
 //! Not counted, because nobody could know them when the decision was made: machines that the driver planted; those whose rows were
-//! deleted, until the service has had time to list them; and what a thawed replica sent late, with its launch given up since.
+//! deleted, until the service has had time to list them; and what a thawed replica sent late, when another had gone on with its launch.
 
 use super::history::History;
 use super::report::Violation;
@@ -18,8 +18,6 @@ use vm_service::sim::{Call, MachineTruth};
 const COUNTED_AFTER: TimeDelta = TimeDelta::minutes(10);
 /// The same in operations: clocks jump.
 const COUNTED_AFTER_OPERATIONS: usize = 25;
-/// A launch is given up after the start timeout; what is made later was sent by a replica that stood still.
-const GIVEN_UP_AFTER: TimeDelta = TimeDelta::minutes(5);
 
 /// All limits.
 pub(super) async fn hold(history: &mut History, machines: &[MachineTruth]) -> Result<(), Violation> {
@@ -39,12 +37,10 @@ async fn of_machines(history: &mut History, machines: &[MachineTruth]) -> Result
             truth.tags.created_at <= *at
                 && (history.now() < *at + COUNTED_AFTER || model.operation() < operation + COUNTED_AFTER_OPERATIONS)
         });
-        truth.end.is_none()
-            && !is_lost
-            && !model.planted.contains_key(&truth.provider_id)
-            && truth.launched_at - truth.tags.created_at < GIVEN_UP_AFTER
+        truth.end.is_none() && !is_lost && !model.planted.contains_key(&truth.provider_id)
     };
-    let live: Vec<&MachineTruth> = machines.iter().filter(counts).collect();
+    let in_time = machines.iter().enumerate().filter(|(nth, _)| !history.cluster.made_late.contains(nth));
+    let live: Vec<&MachineTruth> = in_time.map(|(_, truth)| truth).filter(counts).collect();
     check(history, "VMs in all", &live, |settings| settings.limits.vms)?;
     // What the API calls ended is in flight no more, although the cloud is told of it seconds later, with others.
     let starts = ["launching", "booting"];
