@@ -20,7 +20,7 @@ bench: ## measures; see the report folder
 sim:   ## SEEDS=n histories of the simulation proof (SEED=n: just that one); see the report folder
 	@.ci/sim
 
-proof: ## the long runs: the gate's tests again and again, the image from nothing
+proof: ## the long runs: image from nothing, VMs, crashes, calls to EC2, the simulation and the faults that it must see
 	@.ci/proof
 
 fmt:

@@ -105,9 +105,13 @@ impl TakeSettings {
     }
 }
 
-/// The secret half of the access key in these settings. One that cannot be opened is told, and nobody signs in with it.
+/// The secret half of the access key in these settings: sealed where they were saved, plain where they are a seed of the configuration.
+/// One that cannot be opened is told, and nobody signs in with it.
 pub fn access_secret(sealer: &Sealer, settings: &Settings) -> Option<Secret> {
     let Authentication::AccessKey(key) = &settings.ec2.authentication else { return None };
+    if let Some(plain) = &key.secret {
+        return Some(Secret::new(plain));
+    }
     let opened = BASE64.decode(key.sealed.as_deref()?).ok().and_then(|sealed| sealer.open(settings_row(), &sealed).ok());
     let secret = opened.and_then(|plain| String::from_utf8(plain.to_vec()).ok()).map(Secret::new);
     if secret.is_none() {

@@ -45,8 +45,10 @@ impl Connection {
     fn connect(&self, base: &SdkConfig) -> Client {
         let mut config = aws_sdk_ec2::config::Builder::from(base);
         config.set_endpoint_url(self.settings.endpoint.clone().or_else(|| base.endpoint_url().map(str::to_owned)));
-        if let (Authentication::AccessKey(key), Some(secret)) = (&self.settings.authentication, &self.secret) {
-            config = config.credentials_provider(Credentials::new(&key.id, secret.expose(), None, None, "settings"));
+        if let Authentication::AccessKey(key) = &self.settings.authentication {
+            // Without its secret half AWS refuses the key, and says so: never signed in as the machine instead.
+            let secret = self.secret.as_ref().map_or("", Secret::expose);
+            config = config.credentials_provider(Credentials::new(&key.id, secret, None, None, "settings"));
         }
         Client::from_conf(config.build())
     }
