@@ -2,6 +2,7 @@
 
 use super::scene::Scene;
 use crate::ec2_wire::faults::Fault;
+use crate::ec2_wire::journal::Outcome;
 use sqlx::PgPool;
 use std::time::Duration;
 use vm_service::domain::lifecycle::TaskState;
@@ -55,7 +56,7 @@ async fn a_killed_service_makes_no_second_machine(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
     scene.bench.tick(&Assign(scene.bench.world.clone())).await;
-    // The machine is made, and its answer is on the way when the caller is gone.
+    // The request has arrived; its caller is gone before the machine is made.
     scene.cloud.inject(Fault::lose_answer("RunInstances"));
     let acts = Launch(scene.bench.world.clone()).tick(scene.bench.now(), 64).await.unwrap();
     for act in acts {
@@ -64,6 +65,7 @@ async fn a_killed_service_makes_no_second_machine(pool: PgPool) {
             () = until(|| scene.cloud.calls("RunInstances").len() == 1) => {}
         }
     }
+    until(|| scene.cloud.calls("RunInstances")[0].outcome == Outcome::AnswerLost).await;
     assert_eq!(scene.live().await.len(), 1, "made, and nobody knows");
     scene
         .set(|settings| {
