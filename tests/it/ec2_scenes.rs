@@ -7,12 +7,14 @@
 //! | `launches` | answers that are lost, late, fewer or refused (FAILURES.md rows 1, 5, 15, 16, 24) |
 //! | `capacity` | candidates: zones, types and markets without room |
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
+//! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes` | EBS volumes and snapshots |
 //! | `speed` | calls counted |
 
 mod capacity;
 mod launches;
 mod mistakes;
+mod reserve;
 mod scene;
 mod speed;
 mod volumes;
