@@ -1,6 +1,7 @@
 -- The reserve: VMs that are stopped, and started when no VM is free.
 alter table vms.vms
-    add column power_asked_at timestamptz;        -- when the provider was last asked to stop its machine, or to start it again
+    add column power_asked_at timestamptz,        -- when the provider was last asked to stop its machine, or to start it again
+    add column power_pending boolean not null default false; -- somebody asks just now; left so when he was interrupted
 
 -- There was no capacity to start it: it stays in the reserve.
 insert into vms.legal_moves (kind, from_state, to_state) values ('vm', 'launching', 'stopped');

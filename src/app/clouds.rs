@@ -3,34 +3,35 @@
 
 use super::service::Parts;
 use crate::domain::ids::InstallationId;
+use crate::domain::outbound::Outbound;
 use crate::domain::settings::Settings;
 use crate::loops::settings::Open;
 use crate::provider::Provider;
 use std::sync::Arc;
 
 /// For this installation.
-pub(super) fn opener(installation: InstallationId) -> Open {
-    Arc::new(move |settings| open(installation, settings))
+pub(super) fn opener(installation: InstallationId, outbound: Outbound) -> Open {
+    Arc::new(move |settings| open(installation, &outbound, settings))
 }
 
 #[cfg(feature = "ec2")]
-fn open(installation: InstallationId, settings: &Settings) -> Option<Arc<dyn Provider>> {
+fn open(installation: InstallationId, outbound: &Outbound, settings: &Settings) -> Option<Arc<dyn Provider>> {
     use crate::domain::settings::ProviderChoice;
     use crate::provider::ec2::Ec2;
 
     let region = settings.ec2.region.as_ref().filter(|_| settings.provider == ProviderChoice::Ec2)?;
-    Some(Arc::new(Ec2::new(installation, region)))
+    Some(Arc::new(Ec2::new(installation, region, outbound.clone())))
 }
 
 /// This build has no cloud.
 #[cfg(not(feature = "ec2"))]
-fn open(_: InstallationId, _: &Settings) -> Option<Arc<dyn Provider>> {
+fn open(_: InstallationId, _: &Outbound, _: &Settings) -> Option<Arc<dyn Provider>> {
     None
 }
 
 /// Opens the regions in care.
 pub(super) async fn open_those_in_care(parts: &Parts) -> anyhow::Result<()> {
-    let open = opener(parts.installation);
+    let open = opener(parts.installation, parts.outbound.clone());
     for region in parts.db.list_places_in_care("ec2").await? {
         let Some(settings) = parts.db.find_settings_of_region(&region).await? else {
             tracing::error!(region, "machines are in care there, and no settings say how to reach them");

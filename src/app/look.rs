@@ -63,7 +63,10 @@ impl InForce {
     /// The EC2 that the settings name, ready to be asked.
     fn open_cloud(&self, data: &Path, config: Option<&Config>) -> anyhow::Result<Arc<dyn Provider>> {
         anyhow::ensure!(self.settings.ec2.region.is_some(), "ec2.region is not set: set it in the settings");
-        let open = clouds::opener(self.installation.context(NO_INSTALLATION)?);
+        let open = clouds::opener(
+            self.installation.context(NO_INSTALLATION)?,
+            config.map(|config| config.outbound.clone()).unwrap_or_default(),
+        );
         let provider = open(&self.settings).context("this build has no EC2 provider: use one with the feature ec2")?;
         // Without the keys the provider says what is missing.
         let sealer = config.and_then(|config| up::read_sealer(data, config).ok());

@@ -7,6 +7,7 @@ use crate::db::connect::{SchemaError, Server};
 use crate::db::settings::Versioned;
 use crate::db::{Db, DbError};
 use crate::domain::ids::InstallationId;
+use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::guest::linux::LinuxGuest;
@@ -57,6 +58,8 @@ pub(super) struct Parts {
     pub sealer: Arc<Sealer>,
     /// Who we are.
     pub installation: InstallationId,
+    /// How it reaches the world.
+    pub outbound: Outbound,
     /// The providers of this process that need no settings.
     pub providers: Providers,
     /// In force while none are saved.
@@ -73,7 +76,7 @@ impl Service {
         let take = TakeSettings {
             db: parts.db.clone(),
             providers: parts.providers.clone(),
-            open: clouds::opener(parts.installation),
+            open: clouds::opener(parts.installation, parts.outbound.clone()),
             sealer: parts.sealer.clone(),
             settings,
             problem: problem_out,
@@ -242,7 +245,8 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
         None => Vec::new(),
     };
     let providers = Providers::new(providers);
-    Ok(Parts { server, db, sealer, installation, providers, seed: config.settings_seed.clone().unwrap_or_default() })
+    let seed = config.settings_seed.clone().unwrap_or_default();
+    Ok(Parts { server, db, sealer, installation, outbound: config.outbound.clone(), providers, seed })
 }
 
 /// Who we are: as configured, or as the database says.

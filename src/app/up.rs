@@ -136,7 +136,15 @@ async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network:
         settings.on_host.network = network;
         settings
     });
-    Ok(Parts { server, db, sealer, installation, providers: Providers::new(vec![provider]), seed })
+    Ok(Parts {
+        server,
+        db,
+        sealer,
+        installation,
+        outbound: config.outbound.clone(),
+        providers: Providers::new(vec![provider]),
+        seed,
+    })
 }
 
 /// The name of this host at the first start: rows of its VMs carry it, so a host that is renamed keeps them.

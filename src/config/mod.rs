@@ -8,6 +8,7 @@
 mod sources;
 
 use crate::domain::ids::InstallationId;
+use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Config {
     pub images: Option<PathBuf>,
     /// This machine's name, in rows of on-host VMs.
     pub host: String,
+    /// How the service reaches the world.
+    pub outbound: Outbound,
     /// Who we are; none: the database makes it up. With it a lost database finds its machines again.
     pub installation: Option<InstallationId>,
 }
@@ -63,6 +66,7 @@ impl Config {
             settings_seed: settings_seed(&values, &mut mistakes),
             images: values.get("VM_SERVICE_IMAGES").map(PathBuf::from),
             host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
+            outbound: outbound(&values, &mut mistakes),
             installation: installation(&values, &mut mistakes),
         };
         if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
@@ -104,6 +108,25 @@ fn postgres(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Op
         tls,
         root_certificate: values.get("POSTGRES_SSLROOTCERT").map(PathBuf::from),
     })
+}
+
+fn outbound(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Outbound {
+    let mut proxy = |name: &str| {
+        let url = values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())?;
+        // Often written without a scheme; then it is one.
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let is_proxy = url.parse::<axum::http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
+            && ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        if !is_proxy {
+            mistakes.push(format!("{name} is no address of a proxy: give one such as http://proxy.example:3128."));
+        }
+        is_proxy.then_some(url)
+    };
+    Outbound {
+        http_proxy: proxy("HTTP_PROXY"),
+        https_proxy: proxy("HTTPS_PROXY"),
+        no_proxy: values.get("NO_PROXY").map(|text| text.trim().to_owned()),
+    }
 }
 
 fn installation(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<InstallationId> {
@@ -191,9 +214,23 @@ mod tests {
             ("POSTGRES_SSLMODE", "perhaps"),
             ("VM_SERVICE_SETTINGS", "{\"provider\": \"moon\"}"),
             ("VM_SERVICE_INSTALLATION", "ours"),
+            ("HTTPS_PROXY", "socks5://user:hush@proxy"),
         ];
         let error = Config::read(&sources(folder.path(), &environment)).unwrap_err();
-        assert_eq!(error.0.len(), 5, "{error}");
+        assert_eq!(error.0.len(), 6, "{error}");
+        assert!(!error.to_string().contains("hush"));
+    }
+
+    #[test]
+    fn the_guides_proxies_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("vm-service")).unwrap();
+        let text = "export HTTP_PROXY=\"http://u:p@proxy.example:3128\"\nexport HTTPS_PROXY=\"proxy.example:3129\"\n";
+        std::fs::write(folder.path().join("vm-service/customizations"), text).unwrap();
+        let outbound = Config::read(&sources(folder.path(), &[("no_proxy", "10.0.0.0/8")])).unwrap().outbound;
+        assert_eq!(outbound.http_proxy.as_deref(), Some("http://u:p@proxy.example:3128"));
+        assert_eq!(outbound.https_proxy.as_deref(), Some("http://proxy.example:3129"));
+        assert_eq!(outbound.no_proxy.as_deref(), Some("10.0.0.0/8"));
     }
 
     #[test]

@@ -26,25 +26,27 @@ impl Db {
         Ok(Allowance { calls: rate.calls.held(calls, now), machines: rate.machines.held(machines, now) })
     }
 
-    /// A call is repeated: it is counted, and not held back.
+    /// Takes a further call of a launch that was written: the same again, or its next attempt. Its machines were taken when it was written;
+    /// they are counted again, and not waited for. False: no call is left now.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn count_repeated_launch(
+    pub async fn take_further_call(
         &self,
         place: (&str, &str),
         rate: Option<LaunchRate>,
         machines: u32,
         now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
-        let Some(rate) = rate else { return Ok(()) };
+    ) -> Result<bool, DbError> {
+        let Some(rate) = rate else { return Ok(true) };
         let mut tx = self.pool.begin().await?;
-        sqlx::query!("-- call_rates::count_repeated_launch\n select only_row from vms.budget for update")
-            .fetch_one(&mut *tx)
-            .await?;
-        put(&mut tx, place, rate, machines, now).await?;
+        sqlx::query!("-- call_rates::take_further_call\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
+        let held = rate.calls.held(full_at(&mut tx, place, CALLS, now).await?, now) >= 1;
+        if held {
+            put(&mut tx, place, rate, machines, now).await?;
+        }
         tx.commit().await?;
-        Ok(())
+        Ok(held)
     }
 }
 

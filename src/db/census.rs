@@ -176,21 +176,24 @@ impl Db {
         Ok(Room { vms: number(row.vms), in_flight: number(row.in_flight) })
     }
 
-    /// Every row of this provider and place that is bound to a machine and not terminated.
+    /// Every row of this provider and place that is bound to a machine and not terminated. What the provider shows may be as old as
+    /// `settles`.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn list_bound(&self, place: (&str, &str)) -> Result<Vec<BoundVm>, DbError> {
+    pub async fn list_bound(&self, place: (&str, &str), settles: TimeDelta, now: DateTime<Utc>) -> Result<Vec<BoundVm>, DbError> {
         let rows = sqlx::query_as!(
             BoundVm,
             r#"-- census::list_bound
                select id as "id: VmId", provider_id as "provider_id!", missing_at, state = 'terminating' as "ending!",
-                      (state in ('stopping', 'stopped') or state = 'launching' and available_at is not null) as "reserved!",
+                      (state in ('stopping', 'stopped') or state = 'launching' and available_at is not null
+                       or coalesce(power_asked_at > $3, false)) as "reserved!",
                       (state = 'stopped') as "asleep!", coalesce(launched_at, created_at) as "launched_at!"
                from vms.vms
                where state <> 'terminated' and provider_id is not null and provider = $1 and place = $2"#,
             place.0,
-            place.1
+            place.1,
+            now - settles
         )
         .fetch_all(&self.pool)
         .await?;

@@ -107,4 +107,21 @@ impl Db {
         .await?;
         leased(done.rows_affected())
     }
+
+    /// No call is left for it now: it stays as it is, and is due again then.
+    ///
+    /// # Errors
+    /// `LostLease`.
+    pub async fn put_back_launch(&self, launch: LaunchId, lease: i64, due_at: DateTime<Utc>) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "-- launch_attempts::put_back_launch
+             update vms.launches set due_at = $3, lease_until = null where id = $1 and lease_token = $2",
+            launch.0,
+            lease,
+            due_at,
+        )
+        .execute(&self.pool)
+        .await?;
+        leased(done.rows_affected())
+    }
 }

@@ -85,8 +85,10 @@ pub struct LeasedLaunch {
     pub machines: i32,
     /// When it was decided.
     pub created_at: DateTime<Utc>,
-    /// Whether a call may have gone out already.
+    /// Whether a call of this attempt may have gone out already.
     pub attempted: bool,
+    /// Whether any call has gone out: the first one was taken from the call budget when the launch was written.
+    pub tried: bool,
     /// Rows that still want a machine.
     pub wanted: i64,
     /// What its present attempt asks for; none: not chosen yet.
@@ -182,6 +184,7 @@ impl Db {
                returning l.id as "id: LaunchId", l.lease_token, l.attempt, l.executor as "executor: Executor", l.resource_class,
                          l.class_spec as "class: Json<ResourceClass>", l.origin as "origin: Origin", l.provider,
                          l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.attempted_at is not null as "attempted!",
+                         (l.attempted_at is not null or l.attempt > 1 or l.error is not null) as "tried!",
                          (select count(*) from vms.vms v where v.launch_id = l.id and v.state = 'requested') as "wanted!""#,
             place.0,
             place.1,
@@ -206,6 +209,7 @@ impl Db {
                 machines: row.machines,
                 created_at: row.created_at,
                 attempted: row.attempted,
+                tried: row.tried,
                 wanted: row.wanted,
                 candidate: row.candidate,
                 silent_seconds: row.silent_seconds,

@@ -18,6 +18,7 @@ pub mod launches;
 pub mod leases;
 pub mod listening;
 pub mod losses;
+pub mod notices;
 pub mod orphans;
 pub mod overdue;
 pub mod release;

@@ -24,6 +24,8 @@ pub struct PowerWish {
     pub provider_id: String,
     /// True: it is to run again. False: it is to stop.
     pub start: bool,
+    /// Whoever asked before was interrupted: his call may still come, at any time.
+    pub interrupted: bool,
     /// Its class as it was made.
     pub class: Option<ResourceClass>,
 }
@@ -132,14 +134,16 @@ impl Db {
         let rows = sqlx::query!(
             r#"-- reserve::lease_power
                with due as (
-                   select id from vms.vms
+                   select id, power_pending from vms.vms
                    where (state = 'stopping' or state = 'launching' and available_at is not null) and provider = $1 and place = $2
                      and due_at <= $3 and (lease_until is null or lease_until <= $3)
                    order by due_at, id limit $4 for update skip locked
                )
-               update vms.vms v set lease_token = v.lease_token + 1, lease_until = $3::timestamptz + make_interval(secs => $5)
+               update vms.vms v set power_pending = true, lease_token = v.lease_token + 1,
+                                    lease_until = $3::timestamptz + make_interval(secs => $5)
                from due where v.id = due.id
                returning v.id as "id: VmId", v.lease_token, v.provider_id as "provider_id!", v.state = 'launching' as "start!",
+                         due.power_pending as interrupted,
                          (select l.class_spec from vms.launches l where l.id = v.launch_id) as "class: Json<ResourceClass>""#,
             place.0,
             place.1,
@@ -156,6 +160,7 @@ impl Db {
                 lease: row.lease_token,
                 provider_id: row.provider_id,
                 start: row.start,
+                interrupted: row.interrupted,
                 class: row.class.map(|class| class.0),
             })
             .collect();
@@ -170,11 +175,29 @@ impl Db {
     pub async fn mark_power_asked(&self, vm: VmId, lease: i64, again_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), DbError> {
         let done = sqlx::query!(
             "-- reserve::mark_power_asked
-             update vms.vms set power_asked_at = $3, due_at = $4, lease_until = null where id = $1 and lease_token = $2",
+             update vms.vms set power_asked_at = $3, power_pending = false, due_at = $4, lease_until = null
+             where id = $1 and lease_token = $2",
             vm.0,
             lease,
             now,
             again_at,
+        )
+        .execute(&self.pool)
+        .await?;
+        leased(done.rows_affected())
+    }
+
+    /// The provider was asked in vain; the next try is due at `due_at`.
+    ///
+    /// # Errors
+    /// `LostLease`.
+    pub async fn postpone_power(&self, vm: VmId, lease: i64, due_at: DateTime<Utc>) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "-- reserve::postpone_power
+             update vms.vms set power_pending = false, due_at = $3, lease_until = null where id = $1 and lease_token = $2",
+            vm.0,
+            lease,
+            due_at,
         )
         .execute(&self.pool)
         .await?;
@@ -196,7 +219,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "-- reserve::put_back
-             update vms.vms set state = 'stopped', due_at = $3, deadline_at = null, lease_until = null
+             update vms.vms set state = 'stopped', due_at = $3, deadline_at = null, power_pending = false, lease_until = null
              where id = $1 and lease_token = $2 and state = 'launching'",
             vm.0,
             lease,

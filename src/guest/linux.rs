@@ -4,7 +4,7 @@
 //! The machine's first state is *bootstrap*, its last *identity*; a service that crashed in between leaves either, or a mixture
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
-use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, user_data};
+use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::secret::Secret;
@@ -36,6 +36,10 @@ pub struct LinuxGuest;
 impl Guest for LinuxGuest {
     fn user_data(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
         user_data::cloud_config(bootstrap, silent_for)
+    }
+
+    fn user_data_for_bare(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
+        first_boot::cloud_config(bootstrap, silent_for)
     }
 
     #[instrument(

@@ -10,6 +10,7 @@
 mod bundle;
 pub mod docker_tls;
 mod engine;
+mod first_boot;
 pub mod identity;
 pub mod linux;
 pub mod user_data;
@@ -63,6 +64,11 @@ pub enum GuestError {
 pub trait Guest: Send + Sync {
     /// Cloud-init user data that makes a machine answer to `bootstrap`, and end itself after `silent_for` without first contact.
     fn user_data(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String;
+
+    /// The same for a machine whose image knows nothing of us: it is prepared before it answers.
+    fn user_data_for_bare(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
+        self.user_data(bootstrap, silent_for)
+    }
 
     /// First contact: waits until the machine answers, pins `bootstrap`, and gives it `identity` and `personality`;
     /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), and the new host key has been seen.

@@ -61,17 +61,18 @@ pub async fn gather(world: &World, provider: &dyn Provider, now: DateTime<Utc>) 
     let listing = provider.list_machines().await?;
     let (free_rows, open_launches) = db.launch_census(place).await?;
     let timeouts = world.settings().timeouts;
+    let settles = TimeDelta::from_std(provider.pace().settles).unwrap_or_default();
     Ok(Snapshot {
         machines: seen(&listing),
         complete: listing.complete,
-        bound: db.list_bound(place).await?,
+        bound: db.list_bound(place, settles, now).await?,
         bound_anywhere: db.list_bound_machines().await?,
         free_rows,
         open_launches,
         orphans: db.list_orphans(place).await?,
         losses: db.list_losses(now).await?,
         longest_life: timeouts.before_first_contact() + timeouts.life(),
-        settles: TimeDelta::from_std(provider.pace().settles).unwrap_or_default(),
+        settles,
         leaves_remains: provider.leaves_remains(),
     })
 }

@@ -1,6 +1,6 @@
 //! Sends launches: the row and its token were there before the call, and the same call is repeated until its answer is known.
 //!
-//! Reads: `launches`. Writes: `launches`, machines bound to `vms`. Calls: `Provider::launch`. Runs: in `serve`.
+//! Reads: `launches`. Writes: `launches`, machines bound to `vms`. Calls: `Provider::choose`, then `Provider::launch`. Runs: in `serve`.
 //!
 //! Not here: machines that no row waits for any more (`collect` ends them).
 
@@ -86,23 +86,31 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         },
         class: launch.class.clone(),
         count,
-        user_data: world.guest.user_data(&bootstrap, silent_for),
+        user_data: String::new(),
         candidate: String::new(),
     };
     // Once chosen for this attempt it stays: the token goes with it, also when the first call was throttled.
     let mut asked = launch.candidate.clone();
     for attempt in launch.attempt..launch.attempt.saturating_add(CANDIDATES) {
         let is_first = attempt == launch.attempt;
+        let attempted = launch.attempted && is_first;
         spec.candidate = match asked.take() {
             Some(candidate) => candidate,
             None => match provider.choose(&launch.class).await {
                 Ok(candidate) => candidate,
-                Err(error) => return record(world, launch, Err(error)).await,
+                Err(error) => return record(world, launch, attempted, Err(error)).await,
             },
         };
+        spec.user_data = match provider.is_bare(&spec.candidate) {
+            true => world.guest.user_data_for_bare(&bootstrap, silent_for),
+            false => world.guest.user_data(&bootstrap, silent_for),
+        };
         spec.client_token = format!("{}-{attempt}", launch.id);
-        if launch.attempted || !is_first {
-            db.count_repeated_launch((provider.name(), provider.place()), provider.launch_rate(), count, now).await?;
+        if launch.tried || !is_first {
+            let place = (provider.name(), provider.place());
+            if !db.take_further_call(place, provider.launch_rate(), count, now).await? {
+                return Ok(db.put_back_launch(launch.id, launch.lease, now + AGAIN).await?);
+            }
         }
         db.mark_attempt(launch.id, launch.lease, &spec.candidate, now).await?;
         match provider.launch(&spec).await {
@@ -111,16 +119,22 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
                 db.next_attempt(launch.id, launch.lease, &reason).await?;
             }
             answer => {
-                let recorded = record(world, launch, answer).await;
+                let recorded = record(world, launch, attempted, answer).await;
                 return recorded.with_context(|| format!("recording the answer to launch {}", launch.id));
             }
         }
     }
     let tried = ProviderError::NoCapacity("none of the first candidates had room".to_owned());
-    record(world, launch, Err(tried)).await
+    record(world, launch, false, Err(tried)).await
 }
 
-async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine>, ProviderError>) -> anyhow::Result<()> {
+/// `attempted`: an earlier call with the same token may have gone out.
+async fn record(
+    world: &World,
+    launch: &LeasedLaunch,
+    attempted: bool,
+    answer: Result<Vec<Machine>, ProviderError>,
+) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     match answer {
         Ok(machines) => {
@@ -136,7 +150,7 @@ async fn record(world: &World, launch: &LeasedLaunch, answer: Result<Vec<Machine
         }
         Err(ProviderError::Throttled) => {
             // It says nothing about an earlier call of this token, which may have happened.
-            let after = if launch.attempted { After::Unclear } else { After::Throttled };
+            let after = if attempted { After::Unclear } else { After::Throttled };
             db.postpone_launch(launch.id, launch.lease, now + AGAIN, after, "throttled").await?;
         }
         Err(ProviderError::NoCapacity(reason)) => {

@@ -15,6 +15,7 @@ pub mod keep;
 pub mod launch;
 pub mod lease;
 pub mod listen;
+pub mod notices;
 pub mod power;
 pub mod prepare;
 pub mod reach;
@@ -164,6 +165,7 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(prepare::Prepare(world.clone())),
         Arc::new(keep::Keep(world.clone())),
         Arc::new(power::Power(world.clone())),
+        Arc::new(notices::Notices(world.clone())),
         Arc::new(terminate::Terminate(world.clone())),
         Arc::new(listen::Listen(world.clone())),
     ]

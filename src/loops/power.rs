@@ -2,6 +2,9 @@
 //!
 //! Reads: `vms`. Writes: `vms`. Calls: `Provider::reserve`. Runs: in `serve`.
 //!
+//! Harmless when it comes late (DESIGN.md §12): a start, because what runs without a reason is found and ended (`collect`); a stop, because
+//! a VM whose stop was interrupted is ended and never used.
+//!
 //! Not here: which VMs (`scale`, `assign`); whether a machine has stopped, or runs (`watch`).
 
 use super::{Act, Loop, World, lease};
@@ -17,6 +20,8 @@ use std::time::Duration;
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(60);
 /// After a throttled call.
 const THROTTLED_PAUSE: TimeDelta = TimeDelta::seconds(1);
+/// After an answer that did not come.
+const UNCLEAR_PAUSE: TimeDelta = TimeDelta::seconds(2);
 /// Capacity comes back within minutes; meanwhile tasks get fresh VMs.
 const NO_CAPACITY_PAUSE: TimeDelta = TimeDelta::minutes(3);
 /// What AWS refuses is an operator's to mend.
@@ -54,8 +59,11 @@ impl Loop for Power {
 
 async fn ask(world: &World, provider: &dyn Provider, vm: &PowerWish) -> anyhow::Result<()> {
     let reserve = provider.reserve().context("the provider stops machines")?;
-    // Who stood still meanwhile could stop a machine that a task has by now: only the lease's holder asks.
-    world.db.renew_lease(&Lease::Vms(vec![(vm.id, vm.lease)]), world.clock.now()).await?;
+    if vm.interrupted && !vm.start {
+        // A stop that comes late must not hit a machine that a task has by then: this VM goes to nobody.
+        let reason = "whoever stopped its machine was interrupted";
+        return Ok(world.db.drop_reserved(&[(vm.id, reason)], world.clock.now()).await?);
+    }
     let answer = match vm.start {
         true => reserve.start(&vm.provider_id).await,
         false => reserve.stop(&vm.provider_id, vm.class.as_ref().is_some_and(|class| class.reserve.hibernate)).await,
@@ -63,7 +71,7 @@ async fn ask(world: &World, provider: &dyn Provider, vm: &PowerWish) -> anyhow::
     let (db, now) = (&world.db, world.clock.now());
     match answer {
         Ok(()) => db.mark_power_asked(vm.id, vm.lease, now + ASK_AGAIN, now).await?,
-        Err(ProviderError::Throttled) => db.postpone_vms(&[(vm.id, vm.lease)], now + THROTTLED_PAUSE).await?,
+        Err(ProviderError::Throttled) => db.postpone_power(vm.id, vm.lease, now + THROTTLED_PAUSE).await?,
         Err(ProviderError::NoCapacity(reason)) if vm.start => {
             let reason = format!("there is no capacity to start it: {reason}");
             db.put_back(vm.id, vm.lease, &reason, now + NO_CAPACITY_PAUSE, now).await?;
@@ -73,11 +81,14 @@ async fn ask(world: &World, provider: &dyn Provider, vm: &PowerWish) -> anyhow::
             // One that cannot be stopped waits, and is counted, until its time is up: replacing it would only cost another.
             match vm.start {
                 true => db.put_back(vm.id, vm.lease, &reason, now + REFUSED_PAUSE, now).await?,
-                false => db.postpone_vms(&[(vm.id, vm.lease)], now + REFUSED_PAUSE).await?,
+                false => db.postpone_power(vm.id, vm.lease, now + REFUSED_PAUSE).await?,
             }
         }
-        // It may have happened: asked again when the lease has run out.
-        Err(error @ ProviderError::Transient { .. }) => return Err(error.into()),
+        // It may have happened, and will not any more: asked again.
+        Err(error @ ProviderError::Transient { .. }) => {
+            db.postpone_power(vm.id, vm.lease, now + UNCLEAR_PAUSE).await?;
+            return Err(error.into());
+        }
     }
     Ok(())
 }

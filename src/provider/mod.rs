@@ -123,6 +123,17 @@ pub struct Pace {
     pub terminate: Duration,
     /// How long after a launch "not known" still means "not yet".
     pub settles: Duration,
+    /// Between looks at what is announced; none: nothing ever is.
+    pub notices: Option<Duration>,
+}
+
+/// What the provider announces about a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The machine; it may be somebody else's.
+    pub provider_id: String,
+    /// One sentence: what is going to happen, and when. The same words as long as it stays the same.
+    pub what: String,
 }
 
 /// One thing a check looked at.
@@ -209,6 +220,11 @@ pub trait Provider: Send + Sync {
         Ok(String::new())
     }
 
+    /// Whether this candidate's machines start from an image that knows nothing of us, and must be prepared at their first boot.
+    fn is_bare(&self, _candidate: &str) -> bool {
+        false
+    }
+
     /// Makes machines and returns those that this token has made so far. Idempotent by token: a repeated call,
     /// also from another process and after a crash at any line, makes nothing twice. Returns within 7 s; the machines may
     /// still be pending.
@@ -234,6 +250,14 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Nothing can be concluded.
     async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError>;
+
+    /// What is announced about machines: an end or a restart that comes soon.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn list_notices(&self) -> Result<Vec<Notice>, ProviderError> {
+        Ok(Vec::new())
+    }
 
     /// Asks machines to die with their disks, in one call; ids that are unknown or dead already are fine. A machine is gone when
     /// [`Provider::find_machine`] says `None` or `Terminated`.

@@ -12,7 +12,9 @@ use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
 use crate::provider::reserve::Reserve;
 use crate::provider::volumes::Volumes;
-use crate::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use crate::provider::{
+    Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider, ProviderError, ProviderVolume, VolumeListing,
+};
 use crate::sim::buckets::Bucket;
 use async_trait::async_trait;
 use rand::Rng as _;
@@ -124,6 +126,11 @@ impl Provider for Sim {
 
     fn reserve(&self) -> Option<&dyn Reserve> {
         Some(self)
+    }
+
+    async fn list_notices(&self) -> Result<Vec<Notice>, ProviderError> {
+        self.through(&ops::LIST_NOTICES, |world| world.call(&ops::LIST_NOTICES, 1, String::new, |_| Ok(()))).await?;
+        Ok(Vec::new())
     }
 
     async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {

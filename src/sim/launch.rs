@@ -115,7 +115,7 @@ impl World {
                 self.fleet.set_phase(no, Phase::Stopping { until });
                 Ok(())
             }
-            Some(MachineState::Stopped) => Ok(()),
+            Some(MachineState::Stopping | MachineState::Stopped) => Ok(()),
             _ => Err(broken("IncorrectInstanceState", provider_id)),
         }
     }

@@ -77,6 +77,7 @@ op!(LIST_MACHINES, "list_machines", Look);
 op!(FIND_MACHINE, "find_machine", Look);
 op!(FIND_MACHINES, "find_machines", Look);
 op!(TERMINATE, "terminate", Terminate);
+op!(LIST_NOTICES, "list_notices", Look);
 op!(CONSOLE, "console", Look);
 op!(STOP_MACHINE, "stop_machine", Change);
 op!(START_MACHINE, "start_machine", Change);

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use uuid::Uuid;
 use vm_service::domain::ec2::{AccessKey, Architecture, Authentication, Market};
 use vm_service::domain::ids::{InstallationId, LaunchId};
+use vm_service::domain::outbound::Outbound;
 use vm_service::domain::secret::Secret;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::tags::{Origin, Tags};
@@ -32,7 +33,7 @@ fn settings(cloud: &Cloud) -> Settings {
 }
 
 fn ec2(settings: &Settings) -> Ec2 {
-    let ec2 = Ec2::new(OURS, settings.ec2.region.clone().unwrap());
+    let ec2 = Ec2::new(OURS, settings.ec2.region.clone().unwrap(), Outbound::default());
     ec2.configure(settings, Some(&Secret::new(SECRET)));
     ec2
 }
@@ -109,8 +110,12 @@ async fn each_mistake_in_the_settings_is_told_by_name() {
     let gone = "ami-0123456789abcdef0";
     let wrong = told(&cloud, None, |it| drop(it.ec2.images.insert("eu-west-1".to_owned(), gone.to_owned()))).await;
     assert_told(&wrong, &["class large: there is no image ami-0123456789abcdef0", "class medium: there is no image", NOT_TRIED]);
-    let wrong = told(&cloud, None, |it| it.ec2.images.clear()).await;
-    assert_told(&wrong, &["class large: no image is set for eu-west-1: build one", "class medium: no image is set", NOT_TRIED]);
+    let wrong = told(&cloud, None, |it| {
+        it.ec2.images.clear();
+        it.resource_classes.get_mut("large").unwrap().ec2.architecture = Architecture::Arm64;
+    })
+    .await;
+    assert_told(&wrong, &["class large: no image is set for eu-west-1, and Canonical publishes none there"]);
     let of_large =
         |it: &mut Settings, name: &str| it.resource_classes.get_mut("large").unwrap().ec2.instance_types = vec![name.to_owned()];
     let wrong = told(&cloud, None, |it| of_large(it, "m9.large")).await;
@@ -213,8 +218,15 @@ async fn a_machine_is_asked_for_and_lives_on() {
     );
     let wrong = told(&cloud, Some(Fault::unauthorized("TerminateInstances")), |_| {}).await;
     assert_told(&wrong, &["trial termination: i-"]);
+    let reserve = |it: &mut Settings| it.resource_classes.get_mut("medium").unwrap().reserve.machine = 1;
+    assert_eq!(told(&cloud, None, reserve).await, Vec::<String>::new());
+    let wrong = told(&cloud, Some(Fault::unauthorized("StopInstances")), reserve).await;
+    assert_told(&wrong, &["trial stop: i-"]);
+    let wrong = told(&cloud, Some(Fault::unauthorized("StartInstances")), reserve).await;
+    assert_told(&wrong, &["trial start: i-"]);
+    assert_eq!(cloud.instances().await[0].state, "running", "they were trials");
     assert!(wrong[0].contains("`vm-service iam-policy`"), "{wrong:?}");
-    let allowed = policy::actions(&Features::default());
+    let allowed = policy::actions(&Features { reserve: true, ..Features::default() });
     assert_eq!(cloud.actions().difference(&allowed).cloned().collect::<Vec<_>>(), Vec::<String>::new());
 }
 

@@ -7,6 +7,7 @@
 //! | `launches` | answers that are lost, late, fewer or refused (FAILURES.md rows 1, 5, 15, 16, 24) |
 //! | `capacity` | candidates: zones, types and markets without room |
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
+//! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes` | EBS volumes and snapshots |
 //! | `speed` | calls counted |
@@ -14,6 +15,7 @@
 mod capacity;
 mod launches;
 mod mistakes;
+mod notices;
 mod reserve;
 mod scene;
 mod speed;

@@ -10,7 +10,7 @@
 //! | `model`, `shapes` | AWS's own service model |
 //! | `policy` | the request policy of our provider |
 //! | `faults`, `budgets`, `rules`, `clock` | what goes wrong on purpose; call budgets; what tests may change |
-//! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `ebs`, `state` | the rules that moto does not keep |
+//! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `notices`, `ebs`, `state` | the rules that moto does not keep |
 //! | `params`, `answer`, `xml`, `upstream`, `truth`, `journal` | the form of requests and answers; moto's; what is noted |
 //! | `moto`, `ground` | moto as a process; the network and images that are there |
 //! | `requests`, `*_tests` | that each rule is kept and each fault strikes |
@@ -36,6 +36,7 @@ mod model;
 mod model_tests;
 mod moto;
 mod moto_tests;
+pub(crate) mod notices;
 pub(crate) mod params;
 mod policy;
 mod policy_tests;

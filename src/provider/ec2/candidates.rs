@@ -3,6 +3,10 @@
 //! What was refused for want of capacity is not asked again for [`NO_CAPACITY_FOR`] (a whole market at its quota: [`QUOTA_FOR`]), so
 //! that one pass falls through to what has room and the next passes do not begin with what has none. Each process remembers for itself:
 //! it is worth a call or two, not a table.
+//!
+//! Not CreateFleet, which looks for room in several types and subnets at once: it takes user data only from a launch template, and ours
+//! differs in each launch. That would be three calls a launch and a kind of thing that leaks, for what falling through gives in one call
+//! where there is room, and in one more for each candidate that has none.
 
 use crate::domain::ec2::{Ec2Class, Ec2Settings, Market};
 use serde::{Deserialize, Serialize};
@@ -39,6 +43,9 @@ pub(super) struct Parameters {
     /// It can keep its memory while it is stopped; that is said at the launch or never.
     #[serde(default)]
     pub(super) hibernate: bool,
+    /// The image is the distribution's own.
+    #[serde(default)]
+    pub(super) bare: bool,
 }
 
 impl Parameters {

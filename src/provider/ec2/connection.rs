@@ -2,12 +2,16 @@
 //! nobody else, so a throttled account is not asked again by two at once.
 
 use crate::domain::ec2::{Authentication, Ec2Settings};
+use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::Credentials;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Connector, tls};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -38,13 +42,15 @@ impl Connection {
     }
 
     /// The client; `base` is what the surroundings say.
-    pub(super) async fn client(&self, base: &SdkConfig) -> Client {
-        self.client.get_or_init(async || self.connect(base)).await.clone()
+    pub(super) async fn client(&self, base: &SdkConfig, outbound: &Outbound) -> Client {
+        self.client.get_or_init(async || self.connect(base, outbound)).await.clone()
     }
 
-    fn connect(&self, base: &SdkConfig) -> Client {
+    fn connect(&self, base: &SdkConfig, outbound: &Outbound) -> Client {
         let mut config = aws_sdk_ec2::config::Builder::from(base);
-        config.set_endpoint_url(self.settings.endpoint.clone().or_else(|| base.endpoint_url().map(str::to_owned)));
+        if let Some(endpoint) = &self.settings.endpoint {
+            config = config.endpoint_url(endpoint).http_client(http_client(outbound, endpoint));
+        }
         if let Authentication::AccessKey(key) = &self.settings.authentication {
             // Without its secret half AWS refuses the key, and says so: never signed in as the machine instead.
             let secret = self.secret.as_ref().map_or("", Secret::expose);
@@ -54,13 +60,30 @@ impl Connection {
     }
 }
 
-/// What the surroundings say: credentials of the machine, proxies of the environment.
-pub(super) async fn surroundings(region: &str) -> SdkConfig {
+/// What the surroundings say: credentials of the machine.
+pub(super) async fn surroundings(region: &str, outbound: &Outbound) -> SdkConfig {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).operation_timeout(ANSWER_WITHIN).build();
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
+        .http_client(http_client(outbound, "https://"))
         .load()
         .await
+}
+
+/// The way to this endpoint: through the proxy of its scheme, trusting the certificates of this system.
+fn http_client(outbound: &Outbound, endpoint: &str) -> SharedHttpClient {
+    let proxy = match outbound.proxy_to(endpoint) {
+        None => Ok(ProxyConfig::disabled()),
+        Some(proxy) if endpoint.starts_with("http://") => ProxyConfig::http(proxy),
+        Some(proxy) => ProxyConfig::https(proxy),
+    };
+    // `config` refuses what is no address of a proxy.
+    let proxy = proxy.unwrap_or_else(|_| ProxyConfig::disabled()).no_proxy(outbound.direct());
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_WITHIN).build();
+    let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+    let connector = Connector::builder().proxy_config(proxy).connector_settings(settings).tls_provider(tls).build();
+    let connector = SharedHttpConnector::new(connector);
+    http_client_fn(move |_, _| connector.clone())
 }

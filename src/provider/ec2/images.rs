@@ -1,9 +1,24 @@
 //! Which image a launch starts from, and what must be known of it: the name of its root disk, and how large that is at least.
+//!
+//! Where none is set it is the newest that Canonical publishes, found by its owner and never by a name alone: anybody may publish an image
+//! of any name. Such an image is *bare*: each machine is prepared at its first boot (`guest::first_boot`).
+//!
+//! Source: <https://documentation.ubuntu.com/aws/en/latest/aws-how-to/instances/find-ubuntu-images/>.
 
 use super::Ec2;
+use super::machines::filter;
 use super::refusal::{Kind, Refusal};
+use crate::domain::ec2::Architecture;
 use crate::domain::resource_class::ResourceClass;
 use crate::provider::ProviderError;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Canonical's account.
+const CANONICAL: &str = "099720109477";
+/// What it publishes there is looked up again after this.
+const NEWEST_FOR: Duration = Duration::from_secs(3600);
 
 /// What is known of an image; it never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +26,8 @@ pub(super) struct Image {
     pub(super) id: String,
     pub(super) root_device: String,
     pub(super) disk_gib: u32,
+    /// It is the distribution's own.
+    pub(super) bare: bool,
 }
 
 impl Image {
@@ -19,7 +36,7 @@ impl Image {
         let root_device = found.root_device_name().unwrap_or("/dev/sda1").to_owned();
         let root = found.block_device_mappings().iter().find(|disk| disk.device_name() == Some(&root_device));
         let disk_gib = root.and_then(|disk| disk.ebs()?.volume_size()).and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
-        Self { id, root_device, disk_gib }
+        Self { id, root_device, disk_gib, bare: found.owner_id() == Some(CANONICAL) }
     }
 }
 
@@ -30,20 +47,14 @@ impl Ec2 {
         own.or_else(|| self.connection().settings.images.get(&self.region).cloned())
     }
 
-    /// The same with what must be known of it.
+    /// The same, or the newest of Canonical's, with what must be known of it.
     pub(super) async fn find_image(&self, class: &ResourceClass) -> Result<Image, ProviderError> {
-        let Some(id) = self.image_of(class) else {
-            let region = &self.region;
-            return Err(ProviderError::Invalid(format!(
-                "no image is set for {region}: build one with the scripts in ami/, and set it as ec2.images.{region} in the settings"
-            )));
-        };
-        if let Some(known) = self.images.get(&id) {
+        let Some(id) = self.image_of(class) else { return self.find_newest(class.ec2.architecture).await };
+        if let Some(known) = self.images.get(&id, None) {
             return Ok(known);
         }
-        self.budget.read.take()?;
-        let asked = self.client().await.describe_images().image_ids(&id).send().await;
-        let found = match asked.map_err(Refusal::of) {
+        let call = self.client().await.describe_images().image_ids(&id);
+        let found = match self.budget.read.call(call.send()).await {
             Ok(answer) => answer.images.unwrap_or_default().into_iter().next(),
             Err(refusal) if refusal.kind == Kind::NotFound || refusal.code.starts_with("InvalidAMIID") => None,
             Err(refusal) => return Err(refusal.into_error("looking at the image")),
@@ -54,22 +65,71 @@ impl Ec2 {
                 self.region, self.region
             )));
         };
-        let image = Image::of(id, &found);
-        self.images.keep(&image);
+        let image = Image::of(id.clone(), &found);
+        self.images.keep(id, &image);
         Ok(image)
+    }
+
+    async fn find_newest(&self, architecture: Architecture) -> Result<Image, ProviderError> {
+        let key = format!("the newest for {architecture:?}");
+        if let Some(known) = self.images.get(&key, Some(NEWEST_FOR)) {
+            return Ok(known);
+        }
+        let newest = self.newest(architecture).await.map_err(|refusal| refusal.into_error("looking for an image of Canonical"))?;
+        let Some((id, found)) = newest else { return Err(ProviderError::Invalid(none_published(&self.region))) };
+        let image = Image::of(id, &found);
+        tracing::warn!(
+            image = image.id,
+            region = self.region,
+            "no image is set: each VM starts from Canonical's own and is prepared at its first boot, which takes a minute or two; one that \
+             is built with the scripts in ami/ is faster"
+        );
+        self.images.keep(key, &image);
+        Ok(image)
+    }
+
+    /// The newest Ubuntu 24.04 that Canonical publishes in this region.
+    pub(super) async fn newest(&self, architecture: Architecture) -> Result<Option<(String, aws_sdk_ec2::types::Image)>, Refusal> {
+        let (ours, theirs) = match architecture {
+            Architecture::X86_64 => ("x86_64", "amd64"),
+            Architecture::Arm64 => ("arm64", "arm64"),
+        };
+        let is = |name: &str, value: &str| filter(name, [value.to_owned()]);
+        let call = self
+            .client()
+            .await
+            .describe_images()
+            .owners(CANONICAL)
+            .filters(is("name", &format!("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{theirs}-server-*")))
+            .filters(is("architecture", ours))
+            .filters(is("state", "available"))
+            .filters(is("root-device-type", "ebs"));
+        let found = self.budget.read.call(call.send()).await?.images.unwrap_or_default();
+        let newest = found.into_iter().filter(|it| it.owner_id() == Some(CANONICAL)).max_by_key(|it| it.creation_date.clone());
+        Ok(newest.and_then(|image| Some((image.image_id()?.to_owned(), image))))
     }
 }
 
-/// Images that were looked at.
+/// What is told where there is neither an image of one's own nor one of Canonical's.
+pub(super) fn none_published(region: &str) -> String {
+    format!(
+        "no image is set for {region}, and Canonical publishes none there: build one with the scripts in ami/, and set it as \
+         ec2.images.{region}"
+    )
+}
+
+/// Images that were looked at, and when.
 #[derive(Debug, Default)]
-pub(super) struct Images(std::sync::RwLock<std::collections::BTreeMap<String, Image>>);
+pub(super) struct Images(Mutex<BTreeMap<String, (Instant, Image)>>);
 
 impl Images {
-    fn get(&self, id: &str) -> Option<Image> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(id).cloned()
+    fn get(&self, key: &str, fresh_for: Option<Duration>) -> Option<Image> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, image) = known.get(key)?;
+        fresh_for.is_none_or(|time| at.elapsed() < time).then(|| image.clone())
     }
 
-    fn keep(&self, image: &Image) {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(image.id.clone(), image.clone());
+    fn keep(&self, key: String, image: &Image) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (Instant::now(), image.clone()));
     }
 }

@@ -81,6 +81,7 @@ pub(super) fn parameters(
         instance_type: candidate.instance_type.clone(),
         subnet: candidate.subnet.clone(),
         spot: candidate.spot,
+        bare: image.bare,
         image: image.id,
         root_device: image.root_device,
         disk_gib: class.disk_gib.max(image.disk_gib),

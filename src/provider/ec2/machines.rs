@@ -1,6 +1,6 @@
 //! Instances as machines: shared looks, lists and ends, in as few calls as EC2 allows.
 
-use super::refusal::{Kind, Refusal};
+use super::refusal::Kind;
 use super::{Ec2, tags};
 use crate::domain::ids::LaunchId;
 use crate::domain::tags::{Origin, Tags};
@@ -41,8 +41,8 @@ impl Ec2 {
 
     /// One instance, asked for by its id.
     pub(super) async fn find(&self, id: &str) -> Result<Option<Machine>, ProviderError> {
-        self.budget.read.take()?;
-        match self.client().await.describe_instances().instance_ids(id).send().await.map_err(Refusal::of) {
+        let call = self.client().await.describe_instances().instance_ids(id);
+        match self.budget.read.call(call.send()).await {
             Ok(answer) => {
                 let instances = answer.reservations.unwrap_or_default().into_iter().flat_map(|it| it.instances.unwrap_or_default());
                 Ok(instances.filter(|it| self.may_be_ours(it)).map(|it| self.machine(&it)).next())
@@ -57,9 +57,8 @@ impl Ec2 {
         let mut pages = call.into_paginator().send();
         let mut machines = Vec::new();
         loop {
-            self.budget.read.take()?;
-            let Some(page) = pages.next().await else { return Ok(machines) };
-            let page = page.map_err(|error| Refusal::of(error).into_error("listing instances"))?;
+            let page = self.budget.read.call(async { pages.next().await.transpose() }).await;
+            let Some(page) = page.map_err(|refusal| refusal.into_error("listing instances"))? else { return Ok(machines) };
             let instances = page.reservations.unwrap_or_default().into_iter().flat_map(|it| it.instances.unwrap_or_default());
             machines.extend(instances.filter(|it| self.may_be_ours(it)).map(|it| self.machine(&it)));
             if page.next_token.is_none() {
@@ -73,9 +72,8 @@ impl Ec2 {
         for some in ids.chunks(ENDED_AT_ONCE) {
             let mut wanted = some.to_vec();
             while !wanted.is_empty() {
-                self.budget.terminate.take()?;
-                let asked = self.client().await.terminate_instances().set_instance_ids(Some(wanted.clone())).send().await;
-                let Err(refusal) = asked.map_err(Refusal::of) else { break };
+                let call = self.client().await.terminate_instances().set_instance_ids(Some(wanted.clone()));
+                let Err(refusal) = self.budget.terminate.call(call.send()).await else { break };
                 let before = wanted.len();
                 // "The instance IDs 'i-1, i-2' do not exist": quoted, in any wording.
                 wanted.retain(|id| !refusal.message.contains(id.as_str()));
@@ -89,9 +87,8 @@ impl Ec2 {
 
     /// The end of an instance's console.
     pub(super) async fn console_of(&self, id: &str) -> Result<String, ProviderError> {
-        self.budget.read.take()?;
-        let asked = self.client().await.get_console_output().instance_id(id).latest(true).send().await.map_err(Refusal::of);
-        let text = match asked {
+        let call = self.client().await.get_console_output().instance_id(id).latest(true);
+        let text = match self.budget.read.call(call.send()).await {
             Ok(answer) => answer.output.unwrap_or_default(),
             Err(refusal) if refusal.kind == Kind::NotFound || refusal.kind == Kind::Invalid => String::new(),
             Err(refusal) => return Err(refusal.into_error("reading a console")),

@@ -6,6 +6,7 @@
 //! | `connection` | who we are and where EC2 is |
 //! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
+//! | `notices` | what AWS announces about them |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
 //! | `reserve` | instances that are stopped and started again |
 //! | `volumes` | EBS volumes and their snapshots |
@@ -20,6 +21,7 @@ mod connection;
 mod images;
 mod launch;
 mod machines;
+mod notices;
 pub mod policy;
 mod refusal;
 mod reserve;
@@ -28,9 +30,10 @@ mod volumes;
 
 use super::reserve::Reserve;
 use super::volumes::Volumes;
-use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use super::{Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Ec2Settings;
 use crate::domain::ids::InstallationId;
+use crate::domain::outbound::Outbound;
 use crate::domain::rate::{LaunchRate, Rate};
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -48,6 +51,7 @@ use tokio::sync::OnceCell;
 pub struct Ec2 {
     installation: InstallationId,
     region: String,
+    outbound: Outbound,
     surroundings: OnceCell<SdkConfig>,
     connection: RwLock<Arc<Connection>>,
     /// What can be asked for, by name.
@@ -59,10 +63,11 @@ pub struct Ec2 {
 
 impl Ec2 {
     /// EC2 in this region. Nothing is asked yet.
-    pub fn new(installation: InstallationId, region: impl Into<String>) -> Self {
+    pub fn new(installation: InstallationId, region: impl Into<String>, outbound: Outbound) -> Self {
         Self {
             installation,
             region: region.into(),
+            outbound,
             surroundings: OnceCell::new(),
             connection: RwLock::new(Arc::new(Connection::new(Ec2Settings::default(), None))),
             classes: RwLock::default(),
@@ -81,8 +86,8 @@ impl Ec2 {
     }
 
     async fn client(&self) -> Client {
-        let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region)).await;
-        self.connection().client(surroundings).await
+        let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region, &self.outbound)).await;
+        self.connection().client(surroundings, &self.outbound).await
     }
 }
 
@@ -117,6 +122,8 @@ impl Provider for Ec2 {
             first_look: Duration::from_secs(5),
             terminate: Duration::from_secs(5),
             settles: Duration::from_secs(300),
+            // Two minutes of notice are not to be half over; other events are announced days before.
+            notices: Some(Duration::from_secs(if self.may_have_spot() { 30 } else { 60 })),
         }
     }
 
@@ -150,6 +157,10 @@ impl Provider for Ec2 {
         serde_json::to_string(&parameters).map_err(|error| ProviderError::transient("writing a candidate", error))
     }
 
+    fn is_bare(&self, candidate: &str) -> bool {
+        serde_json::from_str::<candidates::Parameters>(candidate).is_ok_and(|asked| asked.bare)
+    }
+
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
         self.run_instances(spec).await
     }
@@ -164,6 +175,10 @@ impl Provider for Ec2 {
 
     async fn find_machines(&self, provider_ids: &[String]) -> Result<Vec<Machine>, ProviderError> {
         self.find_many(provider_ids).await
+    }
+
+    async fn list_notices(&self) -> Result<Vec<Notice>, ProviderError> {
+        self.notices().await
     }
 
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {

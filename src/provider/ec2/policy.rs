@@ -93,6 +93,7 @@ impl Place {
     fn look(&self, features: &Features) -> Value {
         let mut names = vec![
             "DescribeImages",
+            "DescribeInstanceStatus",
             "DescribeInstanceTypeOfferings",
             "DescribeInstanceTypes",
             "DescribeInstances",
@@ -100,6 +101,9 @@ impl Place {
             "DescribeSubnets",
             "DescribeVolumes",
         ];
+        if features.spot {
+            names.push("DescribeSpotInstanceRequests");
+        }
         if features.volumes || features.seed {
             names.push("DescribeSnapshots");
         }

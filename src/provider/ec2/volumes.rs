@@ -3,7 +3,7 @@
 //! The name of a device that is asked for is not the one that the guest sees: it finds the disk by its serial, the volume's id without
 //! the dash.
 
-use super::refusal::{Kind, Refusal};
+use super::refusal::Kind;
 use super::{Ec2, machines, tags};
 use crate::provider::volumes::{VolumeSpec, Volumes};
 use crate::provider::{ProviderError, ProviderVolume, VolumeListing};
@@ -24,9 +24,8 @@ impl Ec2 {
         let mut pages = call.into_paginator().send();
         let mut volumes = Vec::new();
         loop {
-            self.budget.read.take()?;
-            let Some(page) = pages.next().await else { break };
-            let page = page.map_err(|error| Refusal::of(error).into_error("listing volumes"))?;
+            let page = self.budget.read.call(async { pages.next().await.transpose() }).await;
+            let Some(page) = page.map_err(|refusal| refusal.into_error("listing volumes"))? else { break };
             volumes.extend(page.volumes().iter().filter_map(shown));
             if page.next_token().is_none() {
                 break;
@@ -37,8 +36,8 @@ impl Ec2 {
 
     /// One volume, asked for by its id.
     pub(super) async fn find_cache_volume(&self, id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
-        self.budget.read.take()?;
-        match self.client().await.describe_volumes().volume_ids(id).send().await.map_err(Refusal::of) {
+        let call = self.client().await.describe_volumes().volume_ids(id);
+        match self.budget.read.call(call.send()).await {
             Ok(answer) => Ok(answer.volumes().iter().find_map(shown).filter(|it| it.tags.installation == self.installation)),
             Err(refusal) if refusal.kind == Kind::NotFound => Ok(None),
             Err(refusal) => Err(refusal.into_error("looking at a volume")),
@@ -49,8 +48,7 @@ impl Ec2 {
 #[async_trait]
 impl Volumes for Ec2 {
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
-        self.budget.change.take()?;
-        let made = self
+        let call = self
             .client()
             .await
             .create_volume()
@@ -60,18 +58,15 @@ impl Volumes for Ec2 {
             .set_snapshot_id(spec.snapshot.clone())
             .volume_type(VolumeType::Gp3)
             .encrypted(true)
-            .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)))
-            .send()
-            .await
-            .map_err(|error| Refusal::of(error).into_error("making a volume"))?;
+            .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)));
+        let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a volume"))?;
         let provider_id = made.volume_id.unwrap_or_default();
         Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), machine: None })
     }
 
     async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
-        self.budget.change.take()?;
         let call = self.client().await.attach_volume().volume_id(volume).instance_id(machine).device(DEVICE);
-        let Err(refusal) = call.send().await.map_err(Refusal::of) else { return Ok(()) };
+        let Err(refusal) = self.budget.change.call(call.send()).await else { return Ok(()) };
         // The answer to an earlier call may have been lost.
         if refusal.code == "VolumeInUse"
             && self.find_cache_volume(volume).await?.is_some_and(|it| it.machine.as_deref() == Some(machine))
@@ -82,8 +77,8 @@ impl Volumes for Ec2 {
     }
 
     async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
-        self.budget.change.take()?;
-        match self.client().await.detach_volume().volume_id(volume).send().await.map_err(Refusal::of) {
+        let call = self.client().await.detach_volume().volume_id(volume);
+        match self.budget.change.call(call.send()).await {
             Err(refusal) if refusal.code == "IncorrectState" => Ok(()),
             Err(refusal) => Err(refusal.into_error("detaching a volume")),
             Ok(_) => Ok(()),
@@ -91,8 +86,8 @@ impl Volumes for Ec2 {
     }
 
     async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError> {
-        self.budget.change.take()?;
-        match self.client().await.delete_volume().volume_id(volume).send().await.map_err(Refusal::of) {
+        let call = self.client().await.delete_volume().volume_id(volume);
+        match self.budget.change.call(call.send()).await {
             Err(refusal) if refusal.kind == Kind::NotFound => Ok(()),
             Err(refusal) => Err(refusal.into_error("deleting a volume")),
             Ok(_) => Ok(()),
@@ -101,18 +96,16 @@ impl Volumes for Ec2 {
 
     /// CreateSnapshot takes no token: the token is a tag, and looked for first.
     async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
-        self.budget.read.take()?;
         let made_by = machines::filter(format!("tag:{}", tags::TOKEN), [client_token.to_owned()]);
-        let known = self.client().await.describe_snapshots().owner_ids("self").filters(made_by).send().await;
-        let known = known.map_err(|error| Refusal::of(error).into_error("looking for a snapshot"))?;
+        let call = self.client().await.describe_snapshots().owner_ids("self").filters(made_by);
+        let known = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.into_error("looking for a snapshot"))?;
         if let Some(id) = known.snapshots().iter().find_map(|it| it.snapshot_id()) {
             return Ok(id.to_owned());
         }
-        self.budget.change.take()?;
         let marks = tags::write_snapshot(self.installation, client_token);
         let call = self.client().await.create_snapshot().volume_id(volume);
-        let made = call.tag_specifications(tagged(ResourceType::Snapshot, marks)).send().await;
-        let made = made.map_err(|error| Refusal::of(error).into_error("making a snapshot"))?;
+        let call = call.tag_specifications(tagged(ResourceType::Snapshot, marks));
+        let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a snapshot"))?;
         Ok(made.snapshot_id.unwrap_or_default())
     }
 }

@@ -147,6 +147,7 @@ impl Provider for OnHost {
             first_look: Duration::ZERO,
             terminate: Duration::ZERO,
             settles: Duration::ZERO,
+            notices: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::scene::Scene;
 use crate::ec2_wire::faults::Fault;
 use sqlx::PgPool;
+use vm_service::domain::ec2::Architecture;
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::Settings;
 
@@ -36,8 +37,12 @@ async fn an_image_that_does_not_exist(pool: PgPool) {
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn no_image_at_all(pool: PgPool) {
-    let (lines, calls) = told(pool, None, |settings| settings.ec2.images.clear()).await;
-    assert!(lines.contains("no image is set for eu-west-1"), "{lines}");
+    let (lines, calls) = told(pool, None, |settings| {
+        settings.ec2.images.clear();
+        settings.resource_classes.get_mut("medium").unwrap().ec2.architecture = Architecture::Arm64;
+    })
+    .await;
+    assert!(lines.contains("no image is set for eu-west-1, and Canonical publishes none there"), "{lines}");
     assert_eq!(calls, 0);
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use vm_service::domain::ec2::{AccessKey, Authentication};
 use vm_service::domain::identity::{Bootstrap, Identity};
 use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::outbound::Outbound;
 use vm_service::domain::secret::Secret;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::guest::linux::LinuxGuest;
@@ -36,7 +37,7 @@ impl Scene {
     pub(super) async fn with(pool: PgPool, rules: Rules) -> Self {
         let cloud = Cloud::start(rules).await;
         let mut bench = Bench::new(pool).await;
-        let ec2 = Arc::new(Ec2::new(bench.world.installation, cloud.region()));
+        let ec2 = Arc::new(Ec2::new(bench.world.installation, cloud.region(), Outbound::default()));
         bench.world.providers = Providers::new(vec![ec2.clone()]);
         bench.world.guest = Arc::new(Obliging);
         bench.tolerate();
@@ -124,6 +125,10 @@ struct Obliging;
 impl Guest for Obliging {
     fn user_data(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
         LinuxGuest.user_data(bootstrap, silent_for)
+    }
+
+    fn user_data_for_bare(&self, bootstrap: &Bootstrap, silent_for: Duration) -> String {
+        LinuxGuest.user_data_for_bare(bootstrap, silent_for)
     }
 
     async fn personalise(

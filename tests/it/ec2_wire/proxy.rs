@@ -158,6 +158,10 @@ impl Cloud {
         self.wire.faults.waiting()
     }
 
+    pub(super) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// Moves the clock of budgets and lags.
     pub(crate) fn pass(&self, time: Duration) {
         self.wire.clock.pass(time);

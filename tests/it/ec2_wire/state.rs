@@ -1,6 +1,7 @@
 //! What the proxy knows and moto does not: tokens, lags, stuck attachments, open snapshots.
 
 use super::answer::Answer;
+use super::notices::Announced;
 use super::params::Params;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub(super) struct State {
     pub(super) runs_at: BTreeMap<String, Duration>,
     /// Volumes whose attachment does not end, and what it is shown as: `attaching` or `detaching`.
     pub(super) stuck: BTreeMap<String, &'static str>,
+    /// What is announced about machines.
+    pub(super) announced: BTreeMap<String, Announced>,
     /// Volumes that moto made up for snapshots of EBS direct; AWS shows none.
     pub(super) phantoms: BTreeSet<String>,
     /// Snapshots of EBS direct.

@@ -40,6 +40,7 @@ pub(super) fn rules() -> Rules {
             first_look: Duration::from_millis(500),
             terminate: Duration::from_millis(500),
             settles: Duration::from_secs(10),
+            notices: None,
         },
         carries: Budget { vms: 60, in_flight: 30, volumes: 0 },
         runs_after: between(300, 1200),

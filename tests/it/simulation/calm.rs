@@ -17,6 +17,7 @@ use super::report::Violation;
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use std::collections::BTreeMap;
 use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::resource_class::Reserve;
 use vm_service::domain::settings::Settings;
 use vm_service::domain::task::Executor;
 use vm_service::sim::{MachineTruth, Outcome, VolumeLink};
@@ -218,7 +219,7 @@ async fn begin(history: &mut History, change: impl FnOnce(&mut Settings)) {
     settings.limits.vms = Some(200);
     settings.limits.in_flight = Some(40);
     settings.limits.vms_per_project = None;
-    settings.resource_classes.values_mut().for_each(|class| class.limit = None);
+    settings.resource_classes.values_mut().for_each(|class| (class.limit, class.reserve) = (None, Reserve::default()));
     change(&mut settings);
     history.save(settings).await;
 }

@@ -237,6 +237,13 @@ impl History {
             Change::TaskHours(hours) => settings.timeouts.task_hours = hours,
             Change::IdleHours(hours) => settings.timeouts.vm_idle_hours = hours,
             Change::Cycle { hour } => settings.preallocated.cycle = format!("0 {hour} * * *"),
+            Change::Reserve { executor, class, count } => {
+                let reserve = &mut settings.resource_classes.get_mut(class).unwrap().reserve;
+                match executor {
+                    Executor::Machine => reserve.machine = count,
+                    Executor::RemoteDocker => reserve.remote_docker = count,
+                }
+            }
             Change::Weight { project, weight } => {
                 settings.projects.entry(format!("project-{project}")).or_default().weight = weight;
             }

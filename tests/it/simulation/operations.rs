@@ -73,6 +73,7 @@ pub(super) enum Change {
     TaskHours(u32),
     IdleHours(u32),
     Cycle { hour: u32 },
+    Reserve { executor: Executor, class: &'static str, count: u32 },
     Weight { project: usize, weight: u32 },
 }
 
@@ -148,7 +149,7 @@ fn wait(rng: &mut StdRng) -> i64 {
 }
 
 fn change(rng: &mut StdRng) -> Change {
-    match rng.random_range(0..17) {
+    match rng.random_range(0..19) {
         0..3 => Change::Base { executor: executor(rng), count: rng.random_range(0..=4) },
         3 => Change::LargePool(rng.random_range(0..=2)),
         4 | 13 => Change::Vms(rng.random_range(3..=16)),
@@ -160,6 +161,7 @@ fn change(rng: &mut StdRng) -> Change {
         10 => Change::IdleHours(rng.random_range(1..=24)),
         11 if rng.random_bool(0.5) => Change::Disk { class: class(rng), gib: rng.random_range(20..=22) },
         11 => Change::Cycle { hour: rng.random_range(0..24) },
+        17 | 18 => Change::Reserve { executor: executor(rng), class: class(rng), count: rng.random_range(0..=2) },
         _ => Change::Weight { project: rng.random_range(0..PROJECTS), weight: rng.random_range(1..=4) },
     }
 }

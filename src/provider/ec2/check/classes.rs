@@ -3,10 +3,9 @@
 
 use super::super::Ec2;
 use super::super::candidates::{self, Candidate, Parameters};
-use super::super::images::Image;
+use super::super::images::{Image, none_published};
 use super::super::launch;
 use super::super::machines::{FILTER_VALUES, filter};
-use super::super::refusal::Refusal;
 use super::finding;
 use crate::domain::ec2::{Architecture, Ec2Settings};
 use crate::domain::resource_class::ResourceClass;
@@ -25,6 +24,8 @@ pub(super) struct Plan {
 #[derive(Default)]
 struct Catalogue {
     images: BTreeMap<String, types::Image>,
+    /// Canonical's newest, where a class names none.
+    newest: BTreeMap<Architecture, String>,
     types: BTreeMap<String, InstanceTypeInfo>,
     /// Instance type and zone.
     offered: BTreeSet<(String, String)>,
@@ -36,7 +37,19 @@ pub(super) async fn check(ec2: &Ec2, settings: &Ec2Settings, subnets: &[Subnet])
     let zones: BTreeSet<&str> = subnets.iter().filter_map(Subnet::availability_zone).collect();
     let images: BTreeSet<String> = classes.values().filter_map(|class| ec2.image_of(class)).collect();
     let types: BTreeSet<String> = classes.values().flat_map(|it| candidates::types(settings, &it.ec2)).cloned().collect();
-    let catalogue = match ec2.read_catalogue(images, types, &zones).await {
+    let read = async {
+        let mut catalogue = ec2.read_catalogue(images, types, &zones).await?;
+        let without = classes.values().filter(|class| ec2.image_of(class).is_none()).map(|class| class.ec2.architecture);
+        for architecture in without.collect::<BTreeSet<_>>() {
+            let newest = ec2.newest(architecture).await.map_err(|refusal| refusal.advice())?;
+            if let Some((id, image)) = newest {
+                catalogue.images.insert(id.clone(), image);
+                catalogue.newest.insert(architecture, id);
+            }
+        }
+        Ok::<Catalogue, String>(catalogue)
+    };
+    let catalogue = match read.await {
         Ok(catalogue) => catalogue,
         Err(why) => return (vec![finding(false, "resource classes", why)], Vec::new()),
     };
@@ -45,7 +58,7 @@ pub(super) async fn check(ec2: &Ec2, settings: &Ec2Settings, subnets: &[Subnet])
         |it: &Candidate| zone_of(&it.subnet).is_some_and(|zone| catalogue.offered.contains(&(it.instance_type.clone(), zone)));
     let (mut findings, mut plans) = (Vec::new(), Vec::<Plan>::new());
     for (name, class) in classes.iter() {
-        let id = ec2.image_of(class);
+        let id = ec2.image_of(class).or_else(|| catalogue.newest.get(&class.ec2.architecture).cloned());
         let types = candidates::types(settings, &class.ec2);
         let judged = judge(&ec2.region, id.as_deref(), class.ec2.architecture, types, &zones, &catalogue);
         let what = format!("class {name}");
@@ -88,7 +101,15 @@ fn judge(
     let (mut seen, mut wrong) = (Vec::new(), Vec::new());
     let image = judge_image(region, image, wanted, catalogue);
     match &image {
-        Ok(image) => seen.push(format!("{}, {}, root disk of {} GiB", image.id, word(wanted), image.disk_gib)),
+        Ok(image) => {
+            seen.push(format!("{}, {}, root disk of {} GiB", image.id, word(wanted), image.disk_gib));
+            if image.bare {
+                seen.push(format!(
+                    "which is Canonical's own: each VM is prepared at its first boot, and one built with the scripts in ami/, set as \
+                     ec2.images.{region}, is faster"
+                ));
+            }
+        }
         Err(why) => wrong.push(why.clone()),
     }
     for name in types {
@@ -106,7 +127,7 @@ fn judge(
 fn judge_image(region: &str, id: Option<&str>, wanted: Architecture, catalogue: &Catalogue) -> Result<Image, String> {
     let other = format!("set another as ec2.images.{region}");
     let Some(id) = id else {
-        return Err(format!("no image is set for {region}: build one with the scripts in ami/, and set it as ec2.images.{region}"));
+        return Err(none_published(region));
     };
     let Some(image) = catalogue.images.get(id) else {
         return Err(format!("there is no image {id} in {region}, or this account may not use it: {other}"));
@@ -170,31 +191,28 @@ impl Ec2 {
         let mut catalogue = Catalogue::default();
         let images: Vec<String> = images.into_iter().collect();
         for some in images.chunks(FILTER_VALUES) {
-            self.may_read()?;
             let call = client.describe_images().filters(filter("image-id", some.iter().cloned()));
-            let found = call.into_paginator().items().send().try_collect().await.map_err(|e| Refusal::of(e).advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
             catalogue.images.extend(found.into_iter().filter_map(|it| Some((it.image_id()?.to_owned(), it))));
         }
         let types: Vec<String> = types.into_iter().collect();
         for some in types.chunks(FILTER_VALUES) {
-            self.may_read()?;
             let call = client.describe_instance_types().filters(filter("instance-type", some.iter().cloned()));
-            let found = call.into_paginator().items().send().try_collect().await.map_err(|e| Refusal::of(e).advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
             catalogue.types.extend(found.into_iter().filter_map(|it| Some((it.instance_type()?.as_str().to_owned(), it))));
             if zones.is_empty() {
                 continue;
             }
-            self.may_read()?;
             let call = client
                 .describe_instance_type_offerings()
                 .location_type(LocationType::AvailabilityZone)
                 .filters(filter("instance-type", some.iter().cloned()))
                 .filters(filter("location", zones.iter().map(|zone| (*zone).to_owned())));
-            let found = call.into_paginator().items().send().try_collect().await.map_err(|e| Refusal::of(e).advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
             let pair = |it: types::InstanceTypeOffering| Some((it.instance_type()?.as_str().to_owned(), it.location()?.to_owned()));
             catalogue.offered.extend(found.into_iter().filter_map(pair));
         }
-        Ok(catalogue)
+        Ok::<Catalogue, String>(catalogue)
     }
 }
 

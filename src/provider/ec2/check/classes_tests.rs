@@ -26,6 +26,7 @@ fn catalogue() -> Catalogue {
     ];
     let offered = [("m5.large", "a"), ("m5.large", "b"), ("m6g.large", "a"), ("c5.large", "b")];
     Catalogue {
+        newest: BTreeMap::new(),
         images: images.into_iter().map(|it| (it.image_id().unwrap().to_owned(), it)).collect(),
         types: types.into_iter().map(|it| (it.instance_type().unwrap().as_str().to_owned(), it)).collect(),
         offered: offered.into_iter().map(|(name, zone)| (name.to_owned(), zone.to_owned())).collect(),
@@ -51,7 +52,7 @@ fn what_fits_is_told() {
 fn each_mistake_is_told_with_what_to_change() {
     use Architecture::X86_64;
     for (image, name, expected) in [
-        (None, "m5.large", "no image is set for eu-west-1: build one with the scripts in ami/"),
+        (None, "m5.large", "no image is set for eu-west-1, and Canonical publishes none there"),
         (Some("ami-gone"), "m5.large", "there is no image ami-gone in eu-west-1"),
         (Some("ami-arm"), "m5.large", "ami-arm is for arm64 and the class for x86_64: set another as ec2.images.eu-west-1"),
         (Some("ami-pending"), "m5.large", "ami-pending is pending: wait"),

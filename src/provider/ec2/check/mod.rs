@@ -4,7 +4,7 @@
 //! only one.
 //!
 //! Calls: DescribeSubnets, DescribeSecurityGroups, DescribeImages, DescribeInstanceTypes, DescribeInstanceTypeOfferings,
-//! DescribeInstances, DescribeVolumes; RunInstances and TerminateInstances as dry runs.
+//! DescribeInstances, DescribeVolumes; RunInstances, TerminateInstances, StopInstances and StartInstances as dry runs.
 //!
 //! Not here: what must be allowed (`policy`).
 
@@ -14,7 +14,6 @@ mod trials;
 
 use super::Ec2;
 use super::machines::filter;
-use super::refusal::Refusal;
 use crate::domain::ec2::{Authentication, Ec2Settings};
 use crate::provider::Finding;
 use aws_sdk_ec2::types::{SecurityGroup, Subnet};
@@ -51,7 +50,7 @@ pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
     // Only where a dry run was seen to be one: a machine may have a job.
     let knows_dry_runs = launched.iter().all(|finding| finding.ok);
     findings.extend(launched);
-    findings.push(trials::end(ec2, knows_dry_runs).await);
+    findings.extend(trials::change(ec2, knows_dry_runs).await);
     findings.push(trials::list_volumes(ec2).await);
     findings
 }
@@ -70,26 +69,20 @@ fn signed_in(settings: &Ec2Settings) -> String {
 impl Ec2 {
     /// Those of these subnets that there are. EC2 is asked also when there are no ids: to see that it answers.
     async fn read_subnets(&self, ids: &[String]) -> Result<Vec<Subnet>, String> {
-        self.may_read()?;
         let call = self.client().await.describe_subnets();
         let call = match ids {
             [] => call.max_results(SMALLEST_PAGE),
             // By filter and not by id: one unknown id would fail the whole call.
             ids => call.filters(filter("subnet-id", ids.iter().cloned())),
         };
-        let answer = call.send().await.map_err(|error| Refusal::of(error).advice())?;
+        let answer = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.advice())?;
         let wanted = |it: &Subnet| ids.iter().any(|id| it.subnet_id() == Some(id));
         Ok(answer.subnets.unwrap_or_default().into_iter().filter(wanted).collect())
     }
 
     async fn read_security_group(&self, id: &str) -> Result<Option<SecurityGroup>, String> {
-        self.may_read()?;
         let call = self.client().await.describe_security_groups().filters(filter("group-id", [id.to_owned()]));
-        let answer = call.send().await.map_err(|error| Refusal::of(error).advice())?;
+        let answer = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.advice())?;
         Ok(answer.security_groups.unwrap_or_default().into_iter().next())
-    }
-
-    fn may_read(&self) -> Result<(), String> {
-        self.budget.read.take().map_err(|_| "this process asked EC2 too fast: try again in a minute".to_owned())
     }
 }

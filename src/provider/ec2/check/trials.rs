@@ -1,4 +1,4 @@
-//! What AWS would say to a launch and to a termination, asked as dry runs: nothing is made or ended, permissions and parameters are
+//! What AWS would say to a launch, a termination, a stop and a start, asked as dry runs: nothing is made or ended, permissions and parameters are
 //! checked. It does not reserve room and may overlook a quota.
 
 use super::super::Ec2;
@@ -16,6 +16,8 @@ use uuid::Uuid;
 const LAUNCH: &str = "trial launch";
 const QUOTA: &str = "vCPU quota";
 const END: &str = "trial termination";
+const STOP: &str = "trial stop";
+const START: &str = "trial start";
 const VOLUMES: &str = "volumes";
 /// Dry runs of one check: below the five launches that AWS takes at once, so that a real one beside it is not throttled.
 const MOST: usize = 4;
@@ -80,28 +82,44 @@ async fn dry_run(ec2: &Ec2, plan: &Plan) -> Result<(), Refusal> {
     Err(Refusal { kind: Kind::Invalid, code: "NoDryRun".to_owned(), message })
 }
 
-/// Lists the machines of this installation, and asks for the end of one when EC2 is known to understand dry runs.
-pub(super) async fn end(ec2: &Ec2, knows_dry_runs: bool) -> Finding {
+/// Lists the machines of this installation, and asks for the end of one, and for its stop and start where the settings keep a reserve, when
+/// EC2 is known to understand dry runs.
+pub(super) async fn change(ec2: &Ec2, knows_dry_runs: bool) -> Vec<Finding> {
+    let reserve = ec2.classes().values().any(|class| class.reserve.machine + class.reserve.remote_docker > 0);
+    let topics: &[&str] = if reserve { &[END, STOP, START] } else { &[END] };
+    let all = |ok, detail: &str| topics.iter().map(|topic| finding(ok, topic, detail)).collect();
     let machines = match ec2.list().await {
         Ok(listing) => listing.machines,
-        Err(error) => return finding(false, END, error.to_string()),
+        Err(error) => return all(false, &error.to_string()),
     };
     let Some(machine) = machines.into_iter().find(|it| it.state != MachineState::Terminated) else {
-        return finding(true, END, "not tried: this installation has no machine; listing them works");
+        return all(true, "not tried: this installation has no machine; listing them works");
     };
     if !knows_dry_runs {
-        return finding(true, END, "not tried before a trial launch has succeeded; listing machines works");
+        return all(true, "not tried before a trial launch has succeeded; listing machines works");
     }
-    let id = machine.provider_id;
-    if ec2.budget.terminate.take().is_err() {
-        return finding(false, END, "this process asked EC2 too fast: try again in a minute");
+    let mut findings = Vec::new();
+    for topic in topics {
+        findings.push(try_on(ec2, topic, &machine.provider_id).await);
     }
+    findings
+}
+
+async fn try_on(ec2: &Ec2, topic: &str, id: &str) -> Finding {
     let client = ec2.client().await;
-    match client.terminate_instances().instance_ids(&id).dry_run(true).send().await.map_err(Refusal::of) {
-        Err(refusal) if refusal.code == WOULD_SUCCEED => finding(true, END, format!("allowed: {id}")),
-        Err(refusal) if refusal.kind == Kind::NotFound => finding(true, END, format!("not tried: {id} has just ended")),
-        Err(refusal) => finding(false, END, format!("{id}: {}", refusal.advice())),
-        Ok(_) => finding(false, END, format!("the EC2 at ec2.endpoint ended {id} for a dry run: use one that knows dry runs")),
+    let (budget, at_once) = (&ec2.budget, "did it for a dry run: use one that knows dry runs");
+    let refusal = match topic {
+        END => budget.terminate.call(client.terminate_instances().instance_ids(id).dry_run(true).send()).await.err(),
+        STOP => budget.change.call(client.stop_instances().instance_ids(id).dry_run(true).send()).await.err(),
+        _ => budget.change.call(client.start_instances().instance_ids(id).dry_run(true).send()).await.err(),
+    };
+    match refusal {
+        Some(refusal) if refusal.code == WOULD_SUCCEED => finding(true, topic, format!("allowed: {id}")),
+        Some(refusal) if refusal.kind == Kind::NotFound => finding(true, topic, format!("not tried: {id} has just ended")),
+        // AWS looks at the permission first.
+        Some(refusal) if refusal.code == "IncorrectInstanceState" => finding(true, topic, format!("allowed: {id}")),
+        Some(refusal) => finding(false, topic, format!("{id}: {}", refusal.advice())),
+        None => finding(false, topic, format!("{id}: the EC2 at ec2.endpoint {at_once}")),
     }
 }
 
