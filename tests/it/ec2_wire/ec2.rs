@@ -21,6 +21,7 @@ impl Wire {
         self.check_known(&call.params)?;
         let action = call.action.as_str();
         if action.starts_with("Describe") {
+            self.look_behind().await?;
             return self.describe(call).await;
         }
         let turn = self.turn.lock().await;
@@ -34,6 +35,10 @@ impl Wire {
             "StartInstances" => self.start(call).await,
             "StopInstances" => self.stop(call).await,
             _ => self.ask(action, &call.params).await.map(Answer::xml),
+        };
+        let answer = match answer {
+            Ok(answer) => Ok(self.stand_behind(call, answer).await),
+            refused => refused,
         };
         drop(turn);
         answer
