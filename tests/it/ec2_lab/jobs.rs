@@ -6,6 +6,7 @@ use super::{apart, disk};
 use std::path::Path;
 use std::process::Output;
 use std::time::Instant;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use vm_service::domain::api::VmView;
 use vm_service::domain::lifecycle::VmState;
@@ -116,7 +117,9 @@ fn has_built(lab: &Lab, output: &Output) {
 async fn at_work(lab: &Lab, executor: Executor, job: &mut Child) -> VmView {
     wait_for("the job has its VM", lab, async || {
         if let Some(status) = job.try_wait().unwrap() {
-            panic!("the job ended: {status}\n{}", lab.log());
+            let mut said = String::new();
+            job.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+            panic!("the job ended: {status}: {said}\n{}", lab.log());
         }
         lab.rows().await.into_iter().find(|vm| vm.state == VmState::Assigned && vm.executor == executor)
     })

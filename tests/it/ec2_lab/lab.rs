@@ -70,6 +70,8 @@ impl Lab {
             ("POSTGRES_SSLMODE", "disable".to_owned()),
             ("VM_SERVICE_SEALING_KEYS", Sealer::fresh_key().unwrap().to_string()),
             ("VM_SERVICE_INSTALLATION", installation.to_string()),
+            // From the beginning: a VM that a killed test leaves behind ends itself the sooner.
+            ("VM_SERVICE_SETTINGS", r#"{"timeouts": {"task_hours": 1, "vm_idle_hours": 1}}"#.to_owned()),
         ];
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (roles, token, port) = (Vec::new(), String::new(), free_port());
@@ -146,9 +148,6 @@ impl Lab {
         let mut settings: serde_json::Value = now.json().await.unwrap();
         settings["provider"] = "ec2".into();
         settings["ec2"] = self.ec2_settings();
-        // A VM that a killed test leaves behind ends itself the sooner.
-        settings["timeouts"]["task_hours"] = 1.into();
-        settings["timeouts"]["vm_idle_hours"] = 1.into();
         let call = self.http.put(self.url("/api/v1/settings")).bearer_auth(&self.token).header("if-match", etag);
         let saved = call.json(&settings).send().await.unwrap();
         assert!(saved.status().is_success(), "{}", saved.text().await.unwrap());
