@@ -12,10 +12,13 @@
 //! | `faults`, `budgets`, `rules`, `clock` | what goes wrong on purpose; call budgets; what tests may change |
 //! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `notices`, `ebs`, `state` | the rules that moto does not keep |
 //! | `params`, `answer`, `xml`, `upstream`, `truth`, `journal` | the form of requests and answers; moto's; what is noted |
+//! | `backing` | what stands behind the instances, where something does |
 //! | `moto`, `ground` | moto as a process; the network and images that are there |
 //! | `requests`, `*_tests` | that each rule is kept and each fault strikes |
 
 mod answer;
+pub(crate) mod backing;
+mod backing_tests;
 mod budgets;
 mod budgets_tests;
 mod clients;

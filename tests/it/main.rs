@@ -19,6 +19,8 @@ mod e2e;
 #[cfg(feature = "ec2")]
 mod ec2_doctor;
 #[cfg(feature = "ec2")]
+mod ec2_lab;
+#[cfg(feature = "ec2")]
 mod ec2_outbound;
 #[cfg(feature = "ec2")]
 mod ec2_scenes;

@@ -24,6 +24,7 @@ impl Wire {
             return Ok(answer);
         }
         if action.starts_with("Describe") {
+            self.look_behind().await?;
             return self.describe(call).await;
         }
         let turn = self.turn.lock().await;
@@ -37,6 +38,10 @@ impl Wire {
             "StartInstances" => self.start(call).await,
             "StopInstances" => self.stop(call).await,
             _ => self.ask(action, &call.params).await.map(Answer::xml),
+        };
+        let answer = match answer {
+            Ok(answer) => Ok(self.stand_behind(call, answer).await),
+            refused => refused,
         };
         drop(turn);
         answer

@@ -114,6 +114,9 @@ fn show_instance(item: Node<'_, '_>, state: &State, now: Duration, by_id: bool, 
         shown = "pending";
         edits.set(item, &["instanceState"], "<code>0</code><name>pending</name>");
     }
+    if let Some(address) = state.addresses.get(&instance.id) {
+        edits.set(item, &["privateIpAddress"], &address.to_string());
+    }
     let unlisted = !by_id && State::is_later(&state.listed_at, &instance.id, now);
     if unlisted || states.as_ref().is_some_and(|states| !states.iter().any(|wanted| wanted == shown)) {
         edits.remove(item);

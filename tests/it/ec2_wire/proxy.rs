@@ -1,6 +1,7 @@
 //! `Cloud`: an EC2 and an EBS direct on a loopback port, moto behind them; a test that overlooks a violation fails.
 
 use super::answer::Stop;
+use super::backing::Backing;
 use super::clock::Clock;
 use super::faults::Fault;
 use super::ground::{self, Ground, Subnet};
@@ -38,6 +39,15 @@ pub(crate) struct Cloud {
 impl Cloud {
     /// Starts moto and the proxy, and makes a network, a security group and images.
     pub(crate) async fn start(rules: Rules) -> Self {
+        Self::build(None, rules).await
+    }
+
+    /// The same, with something behind the instances.
+    pub(crate) async fn over(backing: Arc<dyn Backing>, rules: Rules) -> Self {
+        Self::build(Some(backing), rules).await
+    }
+
+    async fn build(backing: Option<Arc<dyn Backing>>, rules: Rules) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let models = tokio::task::spawn_blocking(|| (model::ec2(), model::ebs()));
@@ -55,6 +65,7 @@ impl Cloud {
             profiles: Default::default(),
             budgets: Default::default(),
             turn: Default::default(),
+            backing,
             zones: ground.subnets.iter().map(|subnet| (subnet.id.clone(), subnet.zone.clone())).collect(),
             http,
             moto: moto.url.clone(),

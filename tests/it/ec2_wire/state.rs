@@ -4,6 +4,7 @@ use super::answer::Answer;
 use super::notices::Announced;
 use super::params::Params;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 #[derive(Default)]
@@ -16,6 +17,10 @@ pub(super) struct State {
     pub(super) listed_at: BTreeMap<String, Duration>,
     /// When machines are shown as running.
     pub(super) runs_at: BTreeMap<String, Duration>,
+    /// Where machines answer that have something behind them.
+    pub(super) addresses: BTreeMap<String, IpAddr>,
+    /// Volumes that a guest was asked to let go and has not yet.
+    pub(super) leaving: BTreeSet<String>,
     /// Volumes whose attachment does not end, and what it is shown as: `attaching` or `detaching`.
     pub(super) stuck: BTreeMap<String, &'static str>,
     /// What is announced about machines.

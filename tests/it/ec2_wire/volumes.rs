@@ -78,7 +78,7 @@ impl Wire {
             let message = format!("The volume '{id}' is not attached to instance '{instance}' as device '{device}'");
             return Err(Refusal::rule("InvalidAttachment.NotFound", &message).into());
         }
-        let stuck = self.strikes(call, |kind| matches!(kind, Kind::StuckDetach));
+        let stuck = self.strikes(call, |kind| matches!(kind, Kind::StuckDetach)) || self.is_held_by_guest(id).await;
         if stuck || self.state.lock().unwrap().stuck.get(id) == Some(&"detaching") {
             self.state.lock().unwrap().stuck.insert(id.to_owned(), "detaching");
             return Ok(detaching(id, &instance, &device));

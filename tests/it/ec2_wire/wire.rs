@@ -3,6 +3,7 @@
 //! Reads: the request. Writes: the journal, the violations. Calls: `ec2`, `ebs`, moto.
 
 use super::answer::{Answer, Refusal, Service, Stop};
+use super::backing::Backing;
 use super::budgets::{self, Bucket, Budgets};
 use super::clock::Clock;
 use super::faults::{Faults, Kind};
@@ -14,7 +15,7 @@ use super::{model, policy};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Response};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 pub(super) const REGION: &str = "eu-west-1";
 
@@ -35,6 +36,8 @@ pub(super) struct Wire {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Zone by subnet.
     pub(super) zones: BTreeMap<String, String>,
+    /// What stands behind the instances; none: nothing does.
+    pub(super) backing: Option<Arc<dyn Backing>>,
     pub(super) http: reqwest::Client,
     pub(super) moto: String,
 }

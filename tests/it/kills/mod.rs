@@ -15,7 +15,7 @@ mod checks_tests;
 mod cloud;
 mod dispatcher;
 mod fleet;
-mod postgres;
+pub(crate) mod postgres;
 mod remote;
 mod replica;
 mod settle;

@@ -13,7 +13,7 @@ use vm_service::domain::secret::Secret;
 
 const PORT: u16 = 5432;
 
-pub(super) struct Postgres {
+pub(crate) struct Postgres {
     pub(super) folder: PathBuf,
     child: Child,
 }
@@ -46,7 +46,7 @@ fn program(name: &str, folder: &Path) -> Command {
 
 impl Postgres {
     /// Makes one in `folder`, which must be empty.
-    pub(super) fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         if rustix::process::geteuid().is_root() {
             assert!(Command::new("chown").arg("postgres").arg(folder).status().unwrap().success());
         }
