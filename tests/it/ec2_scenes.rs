@@ -8,11 +8,16 @@
 //! | `capacity` | candidates: zones, types and markets without room |
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
 //! | `volumes` | EBS volumes and snapshots |
-//! | `speed` | calls counted |
+//! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
+//! | `speed`, `cpu` | calls counted; processor time |
 
+mod alone;
 mod capacity;
+mod cpu;
 mod launches;
+mod looks;
 mod mistakes;
+mod rights;
 mod scene;
 mod speed;
 mod volumes;

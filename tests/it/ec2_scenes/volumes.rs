@@ -1,6 +1,7 @@
 //! EBS volumes through the provider: once per token, in one zone, never under two writers.
 
 use super::scene::Scene;
+use crate::ec2_doctor::OURS;
 use crate::ec2_wire::faults::Fault;
 use crate::support::volume as spec;
 use sqlx::PgPool;
@@ -10,9 +11,9 @@ use vm_service::domain::tags::VolumeTags;
 use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Provider as _, ProviderError};
 
-fn tags(scene: &Scene, project: &str) -> VolumeTags {
+pub(super) fn tags(project: &str) -> VolumeTags {
     VolumeTags {
-        installation: scene.bench.world.installation,
+        installation: OURS,
         volume: VolumeId(Uuid::from_u128(77)),
         project_id: project.to_owned(),
         cache_trust: "trusted".to_owned(),
@@ -38,7 +39,7 @@ async fn a_volume_goes_through_its_life(pool: PgPool) {
 
     // A lost answer makes no second one.
     scene.cloud.inject(Fault::lose_answer("CreateVolume"));
-    let wish = spec(&tags(&scene, "p"), &zones[0], "first");
+    let wish = spec(&tags("p"), &zones[0], "first");
     assert!(matches!(ec2.create_volume(&wish).await, Err(ProviderError::Transient { .. })));
     let volume = ec2.create_volume(&wish).await.unwrap().provider_id;
     let listed = ec2.list_volumes().await.unwrap();
@@ -56,7 +57,7 @@ async fn a_volume_goes_through_its_life(pool: PgPool) {
     assert_eq!(ec2.snapshot_volume(&volume, "snap-1").await.unwrap(), snapshot);
     ec2.detach_volume(&volume).await.unwrap();
     ec2.detach_volume(&volume).await.unwrap();
-    let mut copy = spec(&tags(&scene, "p"), &zones[1], "second");
+    let mut copy = spec(&tags("p"), &zones[1], "second");
     copy.snapshot = Some(snapshot);
     let far = ec2.create_volume(&copy).await.unwrap().provider_id;
     assert!(refusal(ec2.attach_volume(&far, &machine).await).contains("ZoneMismatch"), "of another zone");
