@@ -6,7 +6,7 @@ use crate::domain::plan::assign::Available;
 use crate::domain::plan::gc::BoundVm;
 use crate::domain::plan::queue::{LaneKey, priority};
 use crate::domain::plan::room::{Kind, Room, Supply};
-use crate::domain::plan::scale::Idle;
+use crate::domain::plan::scale::{Idle, Pool};
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::Settings;
 use crate::domain::task::Executor;
@@ -34,7 +34,7 @@ impl Db {
         Ok(rows)
     }
 
-    /// Free VMs by kind, oldest first; `images` says by class what a new VM would be made of, and how.
+    /// Free VMs, and those in the reserve; `classes` says what a new VM would be, and be made of.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -42,28 +42,30 @@ impl Db {
         &self,
         classes: &BTreeMap<String, (ResourceClass, Option<String>)>,
         now: DateTime<Utc>,
-    ) -> Result<BTreeMap<Kind, Vec<Idle>>, DbError> {
+    ) -> Result<(Pool, Pool), DbError> {
         let rows = sqlx::query!(
             r#"-- census::list_idle
                select v.id as "id: VmId", v.executor as "executor: Executor", v.resource_class, v.available_at as "since!", v.created_at,
-                      l.class_spec as "class?: Json<ResourceClass>", l.image as "image?"
+                      l.class_spec as "class?: Json<ResourceClass>", l.image as "image?", v.state <> 'available' as "reserved!"
                from vms.vms v left join vms.launches l on l.id = v.launch_id
-               where v.state = 'available' and (v.hold_until is null or v.hold_until <= $1) and v.available_at is not null
+               where v.state in ('available', 'stopping', 'stopped') and (v.hold_until is null or v.hold_until <= $1)
+                 and v.available_at is not null
                order by v.available_at, v.id"#,
             now
         )
         .fetch_all(&self.pool)
         .await?;
-        let mut idle: BTreeMap<Kind, Vec<Idle>> = BTreeMap::new();
+        let (mut idle, mut reserve) = (Pool::new(), Pool::new());
         for row in rows {
             let outdated = classes.get(&row.resource_class).is_none_or(|(class, image)| {
                 let same_size = row.class.as_ref().is_none_or(|made| made.0.makes_the_same(class));
                 !same_size || (image.is_some() && row.image.is_some() && row.image != *image)
             });
             let vm = Idle { id: row.id, since: row.since, made_at: row.created_at, outdated };
-            idle.entry((row.executor, row.resource_class)).or_default().push(vm);
+            let pool = if row.reserved { &mut reserve } else { &mut idle };
+            pool.entry((row.executor, row.resource_class)).or_default().push(vm);
         }
-        Ok(idle)
+        Ok((idle, reserve))
     }
 
     /// What there is of each kind of VM.
@@ -183,7 +185,8 @@ impl Db {
             BoundVm,
             r#"-- census::list_bound
                select id as "id: VmId", provider_id as "provider_id!", missing_at, state = 'terminating' as "ending!",
-                      state in ('stopping', 'stopped') as "reserved!", coalesce(launched_at, created_at) as "launched_at!"
+                      (state in ('stopping', 'stopped') or state = 'launching' and available_at is not null) as "reserved!",
+                      (state = 'stopped') as "asleep!", coalesce(launched_at, created_at) as "launched_at!"
                from vms.vms
                where state <> 'terminated' and provider_id is not null and provider = $1 and place = $2"#,
             place.0,

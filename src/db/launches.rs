@@ -213,23 +213,26 @@ impl Db {
             .collect())
     }
 
-    /// Whether the VMs of this kind that are on their way are still wanted: by tasks that wait, or by the pool, which keeps `base` free.
+    /// Whether the VMs of this kind that are on their way are still wanted: by tasks that wait, or by pool and reserve, which keep
+    /// `kept` between them.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, base: u32, now: DateTime<Utc>) -> Result<bool, DbError> {
+    pub async fn is_launch_needed(&self, launch: &LeasedLaunch, kept: u32, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut connection = self.pool.acquire().await?;
         let supply = free_supply(&mut connection, launch.executor, &launch.resource_class, now).await?;
-        let queued = sqlx::query_scalar!(
+        let asked = sqlx::query!(
             r#"-- launches::is_launch_needed
-               select count(*) as "count!" from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2"#,
+               select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2) as "queued!",
+                      (select count(*) from vms.vms
+                       where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2) as "reserved!""#,
             launch.executor.as_str(),
             launch.resource_class,
         )
         .fetch_one(&mut *connection)
         .await?;
         // What the whole launch would add is not needed only when the rest is enough by itself.
-        Ok(supply - launch.wanted < queued + i64::from(base))
+        Ok(supply + asked.reserved - launch.wanted < asked.queued + i64::from(kept))
     }
 
     /// The launch is over: rows without a machine are not going to have one.

@@ -21,6 +21,7 @@ pub mod losses;
 pub mod orphans;
 pub mod overdue;
 pub mod release;
+pub mod reserve;
 pub mod rows;
 pub mod settings;
 pub mod tasks;

@@ -37,6 +37,8 @@ pub struct LeasedVm {
     pub docker_port: Option<i32>,
     /// Its identity, sealed.
     pub identity_sealed: Option<Vec<u8>>,
+    /// It has been met before: it comes out of the reserve.
+    pub met: bool,
 }
 
 /// A VM whose machine has not been met.
@@ -50,6 +52,8 @@ pub struct Starting {
     pub deadline_at: Option<DateTime<Utc>>,
     /// It is not known to run.
     pub launching: bool,
+    /// It has been met before: it comes out of the reserve.
+    pub met: bool,
 }
 
 /// Where a machine answers.
@@ -141,7 +145,7 @@ impl Db {
                from due where v.id = due.id
                returning v.id as "id: VmId", v.lease_token as lease, v.launch_id as "launch: LaunchId", v.state as "state: VmState",
                          v.executor as "executor: Executor", v.provider_id, v.deadline_at, v.address, v.ssh_port, v.docker_port,
-                         v.identity_sealed"#,
+                         v.identity_sealed, v.available_at is not null as "met!""#,
             &states,
             place.0,
             place.1,
@@ -236,7 +240,8 @@ impl Db {
         let rows = sqlx::query_as!(
             Starting,
             r#"-- vms::list_starting
-               select id as "id: VmId", provider_id as "provider_id!", deadline_at, state = 'launching' as "launching!"
+               select id as "id: VmId", provider_id as "provider_id!", deadline_at, state = 'launching' as "launching!",
+                      available_at is not null as "met!"
                from vms.vms
                where state in ('launching', 'booting') and provider_id is not null and provider = $1 and place = $2
                  and launched_at <= $3

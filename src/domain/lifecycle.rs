@@ -150,6 +150,8 @@ pub fn vm_moves() -> Vec<Move<VmState>> {
         (Some(Available), Stopping),
         (Some(Stopping), Stopped),
         (Some(Stopped), Launching),
+        // There was no capacity to start it.
+        (Some(Launching), Stopped),
         (Some(Requested), Terminated),
     ];
     for live in [Requested, Launching, Booting, Available, Assigned, Draining, Stopping, Stopped] {

@@ -1,6 +1,7 @@
 //! What a task asks for by name: the size of a VM and the disk under it.
 
-use super::ec2::Ec2Class;
+use super::ec2::{Ec2Class, Market};
+use super::task::Executor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,21 +26,86 @@ pub struct ResourceClass {
     #[garde(dive)]
     #[serde(default)]
     pub ec2: Ec2Class,
+    /// VMs of the class that are stopped, and started when none is free.
+    #[garde(dive, custom(can_be_stopped(&self.ec2)))]
+    #[serde(default)]
+    pub reserve: Reserve,
+}
+
+/// VMs that are ready but for a start: they cost their disks only. Kept where the provider can stop machines, which is on Amazon EC2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reserve {
+    /// For machine jobs.
+    #[garde(range(max = 1_000))]
+    pub machine: u32,
+    /// For remote Docker.
+    #[garde(range(max = 1_000))]
+    pub remote_docker: u32,
+    /// They keep their memory on their disk and go on where they stood. Image, instance type and disk must be fit for it:
+    /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hibernating-prerequisites.html>.
+    #[garde(skip)]
+    pub hibernate: bool,
+}
+
+impl Reserve {
+    /// How many for this executor.
+    pub const fn size(&self, executor: Executor) -> u32 {
+        match executor {
+            Executor::Machine => self.machine,
+            Executor::RemoteDocker => self.remote_docker,
+        }
+    }
+}
+
+/// A stopped spot machine keeps a request that may bring it back by itself.
+fn can_be_stopped(ec2: &Ec2Class) -> impl FnOnce(&Reserve, &()) -> garde::Result {
+    let on_demand = ec2.market == Market::OnDemand;
+    move |reserve, ()| match reserve.machine + reserve.remote_docker {
+        0 => Ok(()),
+        _ if on_demand => Ok(()),
+        _ => Err(garde::Error::new("needs the market \"on_demand\": spot VMs are never stopped")),
+    }
 }
 
 impl ResourceClass {
-    /// Whether a VM of this class is as one of the other; limits do not make a VM.
+    /// Whether a VM of this class is as one of the other; numbers of VMs do not make a VM.
     pub fn makes_the_same(&self, other: &Self) -> bool {
-        let Self { vcpus, memory_mib, disk_gib, limit: _, ec2 } = other;
-        (self.vcpus, self.memory_mib, self.disk_gib, &self.ec2) == (*vcpus, *memory_mib, *disk_gib, ec2)
+        let Self { vcpus, memory_mib, disk_gib, limit: _, ec2, reserve } = other;
+        let of = (*vcpus, *memory_mib, *disk_gib, ec2, reserve.hibernate);
+        (self.vcpus, self.memory_mib, self.disk_gib, &self.ec2, self.reserve.hibernate) == of
     }
 }
 
 /// The classes of a fresh installation. `medium` is what a task gets that names none.
 pub fn default_classes() -> BTreeMap<String, ResourceClass> {
-    let class = |vcpus, memory_mib| ResourceClass { vcpus, memory_mib, disk_gib: 20, limit: None, ec2: Ec2Class::default() };
+    let class = |vcpus, memory_mib| ResourceClass {
+        vcpus,
+        memory_mib,
+        disk_gib: 20,
+        limit: None,
+        ec2: Ec2Class::default(),
+        reserve: Reserve::default(),
+    };
     BTreeMap::from([("medium".to_owned(), class(2, 4096)), ("large".to_owned(), class(4, 8192))])
 }
 
 /// The class of a task that names none.
 pub const DEFAULT_CLASS: &str = "medium";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use garde::Validate as _;
+
+    #[test]
+    fn spot_vms_are_never_in_a_reserve() {
+        let mut class = default_classes()["medium"].clone();
+        class.ec2.market = Market::SpotThenOnDemand;
+        class.validate().unwrap();
+        class.reserve.remote_docker = 1;
+        assert!(class.validate().unwrap_err().to_string().contains("reserve: needs the market \"on_demand\""));
+        class.ec2.market = Market::OnDemand;
+        class.validate().unwrap();
+    }
+}

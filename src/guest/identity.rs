@@ -47,6 +47,22 @@ impl Identity {
         };
         Ok(Self { host_private, host_public, login_private, login_public, docker })
     }
+
+    /// New certificates for an engine that moved to one of `addresses` or lives longer; keys of SSH stay.
+    ///
+    /// # Errors
+    /// [`CannotGenerate`].
+    pub fn renew_docker(
+        &mut self,
+        addresses: &[IpAddr],
+        now: DateTime<Utc>,
+        valid_until: DateTime<Utc>,
+    ) -> Result<(), CannotGenerate> {
+        if let Some(docker) = &mut self.docker {
+            *docker = DockerIdentity::generate(addresses, now, valid_until).map_err(CannotGenerate)?;
+        }
+        Ok(())
+    }
 }
 
 /// A new Ed25519 key in OpenSSH's formats, without a comment: nothing in it names this service or its host.

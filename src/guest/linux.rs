@@ -46,7 +46,7 @@ impl Guest for LinuxGuest {
     async fn personalise(
         &self,
         at: &Endpoint,
-        bootstrap: &Bootstrap,
+        bootstrap: Option<&Bootstrap>,
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
@@ -121,14 +121,24 @@ impl Guest for LinuxGuest {
 }
 
 /// Meets the machine in whichever state it is.
-async fn first_contact(ssh: SocketAddr, bootstrap: &Bootstrap, identity: &Identity, until: Instant) -> Result<Session, SshError> {
-    let pairs = [
-        (&bootstrap.host_public, &bootstrap.login_private),
-        (&identity.host_public, &identity.login_private),
-        (&identity.host_public, &bootstrap.login_private),
-        (&bootstrap.host_public, &identity.login_private),
-    ];
-    settled(ssh, &pairs.map(|(host, login)| target(ssh, host, login)), until).await
+async fn first_contact(
+    ssh: SocketAddr,
+    bootstrap: Option<&Bootstrap>,
+    identity: &Identity,
+    until: Instant,
+) -> Result<Session, SshError> {
+    let own = (&identity.host_public, &identity.login_private);
+    let pairs = match bootstrap {
+        None => vec![own],
+        Some(bootstrap) => vec![
+            (&bootstrap.host_public, &bootstrap.login_private),
+            own,
+            (&identity.host_public, &bootstrap.login_private),
+            (&bootstrap.host_public, &identity.login_private),
+        ],
+    };
+    let targets: Vec<Target> = pairs.into_iter().map(|(host, login)| target(ssh, host, login)).collect();
+    settled(ssh, &targets, until).await
 }
 
 /// Logs in with the first of `targets` that the machine agrees to; refusals count only when they last.

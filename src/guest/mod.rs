@@ -66,14 +66,15 @@ pub trait Guest: Send + Sync {
 
     /// First contact: waits until the machine answers, pins `bootstrap`, and gives it `identity` and `personality`;
     /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), and the new host key has been seen.
-    /// Idempotent: a machine that has `identity` already is only completed.
+    /// Idempotent: a machine that has `identity` already is only completed. Without `bootstrap` it must have its SSH keys already: a
+    /// machine out of the reserve.
     ///
     /// # Errors
     /// See [`GuestError`]; `deadline` covers everything.
     async fn personalise(
         &self,
         at: &Endpoint,
-        bootstrap: &Bootstrap,
+        bootstrap: Option<&Bootstrap>,
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,

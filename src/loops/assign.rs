@@ -1,6 +1,6 @@
-//! Gives VMs to waiting tasks in the queue's order, and writes launches for those that find none.
+//! Gives VMs to waiting tasks in the queue's order; for those that find none it takes one out of the reserve, or writes a launch.
 //!
-//! Reads: `tasks`, `vms`, and what limits launches. Writes: claims, launches with their VMs, why each task waits. Calls:
+//! Reads: `tasks`, `vms`, and what limits launches. Writes: claims, starts, launches with their VMs, why each task waits. Calls:
 //! `domain::plan::assign`. Runs: in `serve`, at every wake-up.
 //!
 //! Not here: the claim inside a PUT (`db::tasks`), VMs ahead of demand (`scale`), sending launches (`launch`).
@@ -45,6 +45,7 @@ impl Loop for Assign {
             waiting,
             served_at: world.db.lanes_served(&settings, STARVES_AFTER, now).await?,
             available: world.db.list_available(now).await?,
+            reserve: world.db.list_reserve(now).await?,
             at_work: world.db.at_work().await?,
             refusals: world.db.list_refusals().await?,
         };
@@ -55,6 +56,9 @@ impl Loop for Assign {
                 Ok(()) | Err(DbError::Conflict(_) | DbError::LimitReached(_)) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        if !decision.starts.is_empty() {
+            world.db.start_vms(&decision.starts, now + settings.timeouts.vm_start(), now).await?;
         }
         if let Some(provider) = provider {
             wanted::write(world, &settings, provider, Origin::OnDemand, &decision.launches, now).await?;

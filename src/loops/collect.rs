@@ -87,6 +87,9 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
         let why = snapshot.machines.iter().find(|seen| seen.provider_id == *machine).and_then(|seen| seen.why_ended.as_deref());
         told(give_up(world, provider, *vm, machine, Evidence::MachineDead, why, now).await, machine);
     }
+    for (vm, machine) in &decision.awake {
+        told(end_awake(world, provider, *vm, machine, now).await, machine);
+    }
     db.note_missing(&decision.missing, &decision.seen_again, now).await?;
     for (vm, machine, missing_at) in &decision.lost {
         told(give_up_lost(world, provider, *vm, machine, *missing_at, now).await, machine);
@@ -130,6 +133,15 @@ async fn give_up_lost(
         // It lives, and the list does not show it: its tags may be lost. Its row keeps it.
         Some(_) => Ok(world.db.note_missing(&[], &[vm], now).await?),
     }
+}
+
+/// Somebody else has started it, or a call that came late: nobody waits for it, and it is paid for.
+async fn end_awake(world: &World, provider: &dyn Provider, vm: VmId, machine: &str, now: DateTime<Utc>) -> anyhow::Result<()> {
+    let runs = provider.find_machine(machine).await?.is_some_and(|machine| machine.state == MachineState::Running);
+    if runs {
+        world.db.drop_reserved(&[(vm, "its machine runs though it is in the reserve")], now).await?;
+    }
+    Ok(())
 }
 
 async fn quarantine(world: &World, provider: &dyn Provider, machine: &str, now: DateTime<Utc>) -> anyhow::Result<()> {

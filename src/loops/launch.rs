@@ -55,10 +55,11 @@ impl Loop for Launch {
 async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> anyhow::Result<()> {
     let (db, now) = (&world.db, world.clock.now());
     let settings = world.settings();
-    let base = settings.preallocated.base(launch.executor, &launch.resource_class, now);
-    // A replacement comes before the VM that it replaces goes: for a while there are more than the base.
-    let surge = if launch.origin == Origin::Preallocated { base.min(settings.preallocated.cycle_at_a_time) } else { 0 };
-    let needed = launch.wanted > 0 && db.is_launch_needed(launch, base + surge, now).await?;
+    let reserve = settings.resource_classes.get(&launch.resource_class).map_or(0, |class| class.reserve.size(launch.executor));
+    let kept = settings.preallocated.base(launch.executor, &launch.resource_class, now) + reserve;
+    // A replacement comes before the VM that it replaces goes: for a while there are more than are kept.
+    let surge = if launch.origin == Origin::Preallocated { kept.min(settings.preallocated.cycle_at_a_time) } else { 0 };
+    let needed = launch.wanted > 0 && db.is_launch_needed(launch, kept + surge, now).await?;
     if !launch.attempted && (!needed || settings.pause_launches) {
         return Ok(db.end_launch(launch.id, launch.lease, End::NotNeeded, now).await?);
     }

@@ -15,6 +15,7 @@ pub mod keep;
 pub mod launch;
 pub mod lease;
 pub mod listen;
+pub mod power;
 pub mod prepare;
 pub mod reach;
 pub mod scale;
@@ -162,6 +163,7 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(reach::Reach(world.clone())),
         Arc::new(prepare::Prepare(world.clone())),
         Arc::new(keep::Keep(world.clone())),
+        Arc::new(power::Power(world.clone())),
         Arc::new(terminate::Terminate(world.clone())),
         Arc::new(listen::Listen(world.clone())),
     ]

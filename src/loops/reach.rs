@@ -1,5 +1,5 @@
-//! Meets each machine that runs once, under the pinned bootstrap key, and gives it its own identity: then it is `available`. What does
-//! not answer in time is given up, with its console.
+//! Meets each machine that runs once, under the pinned bootstrap key, and gives it its own identity: then it is `available`. One out of
+//! the reserve is met under the identity that it has. What does not answer in time is given up, with its console.
 //!
 //! Reads: `vms`, `launches`. Writes: `vms`. Calls: `Guest::personalise`. Runs: in `serve`.
 //!
@@ -58,12 +58,17 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     let now = world.clock.now();
     let evidence = Evidence::NotStarted { lease: vm.lease };
     let provider_id = vm.provider_id.as_deref().context("a VM that boots has a machine")?;
-    let Some(bootstrap) = world.db.find_bootstrap(vm.launch).await? else {
-        return give_up(world, provider, vm.id, provider_id, evidence, "its bootstrap identity is void", now).await;
-    };
-    let bootstrap = world.open_bootstrap(vm.launch, &bootstrap)?;
     let settings = world.settings();
+    // A machine out of the reserve has its identity already: it is met under that, and gets certificates for its new end and address.
+    let bootstrap = match (vm.met, world.db.find_bootstrap(vm.launch).await?) {
+        (true, _) => None,
+        (false, Some(sealed)) => Some(world.open_bootstrap(vm.launch, &sealed)?),
+        (false, None) => {
+            return give_up(world, provider, vm.id, provider_id, evidence, "its bootstrap identity is void", now).await;
+        }
+    };
     let identity = match &vm.identity_sealed {
+        Some(sealed) if vm.met => renew_identity(world, vm, world.open_identity(vm.id, sealed)?, now).await?,
         Some(sealed) => world.open_identity(vm.id, sealed)?,
         None => make_identity(world, vm, now).await?,
     };
@@ -71,7 +76,7 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     let personality = Personality { settings: settings.guest.clone(), absolute_end_at, now };
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
-    match world.guest.personalise(&endpoint(vm)?, &bootstrap, &identity, &personality, deadline).await {
+    match world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await {
         Ok(()) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();
@@ -89,13 +94,26 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     }
 }
 
-/// Keeps the identity before anything of it is sent: a crash after first contact then finds the VM under it.
 async fn make_identity(world: &World, vm: &LeasedVm, now: DateTime<Utc>) -> anyhow::Result<Identity> {
-    let timeouts = world.settings().timeouts;
-    let valid_until = now + timeouts.ssh_connect() + timeouts.life();
-    let identity = Identity::generate(vm.executor, &[ip(vm)?], now, valid_until).context("making an identity")?;
+    let identity = Identity::generate(vm.executor, &[ip(vm)?], now, valid_until(world, now)).context("making an identity")?;
+    keep_identity(world, vm, identity).await
+}
+
+async fn renew_identity(world: &World, vm: &LeasedVm, mut identity: Identity, now: DateTime<Utc>) -> anyhow::Result<Identity> {
+    identity.renew_docker(&[ip(vm)?], now, valid_until(world, now)).context("making certificates")?;
+    keep_identity(world, vm, identity).await
+}
+
+/// Before anything of it is sent: a crash after first contact then finds the VM under it.
+async fn keep_identity(world: &World, vm: &LeasedVm, identity: Identity) -> anyhow::Result<Identity> {
     world.db.keep_identity(vm.id, vm.lease, &world.seal(vm.id.0, &identity)?).await?;
     Ok(identity)
+}
+
+/// The latest end that the VM can have.
+fn valid_until(world: &World, now: DateTime<Utc>) -> DateTime<Utc> {
+    let timeouts = world.settings().timeouts;
+    now + timeouts.ssh_connect() + timeouts.life()
 }
 
 fn ip(vm: &LeasedVm) -> anyhow::Result<IpAddr> {

@@ -1,6 +1,7 @@
-//! Keeps the base of free VMs: launches what is missing, replaces what is stale, drains what is spare.
+//! Keeps the base of free VMs and the reserve of stopped ones: launches what is missing, replaces what is stale, stops or drains what is
+//! spare.
 //!
-//! Reads: `vms`, `tasks`, and what limits launches. Writes: launches with their VMs, drained VMs. Calls: `domain::plan::scale`. Runs: in
+//! Reads: `vms`, `tasks`, and what limits launches. Writes: launches with their VMs; VMs that leave the pool or the reserve. Calls: `domain::plan::scale`. Runs: in
 //! `scaler`, at every wake-up.
 //!
 //! Not here: VMs for waiting tasks (`assign`).
@@ -37,15 +38,22 @@ impl Loop for Scale {
             let image = provider.and_then(|provider| provider.image(class));
             (name.clone(), (class.clone(), image))
         });
-        let idle = world.db.list_idle(&classes.collect(), now).await?;
+        let (idle, reserve) = world.db.list_idle(&classes.collect(), now).await?;
         let limits = wanted::limits(world, &settings, provider, now).await?;
-        let snapshot = Snapshot { limits, idle, waiting: self.waiting(&settings).await? };
+        let keeps_reserve = provider.is_some_and(|provider| provider.reserve().is_some());
+        let snapshot = Snapshot { limits, idle, reserve, keeps_reserve, waiting: self.waiting(&settings).await? };
         let decision = plan_scale(&snapshot);
         if let Some(provider) = provider {
             wanted::write(world, &settings, provider, Origin::Preallocated, &decision.launches, now).await?;
         }
         if !decision.drains.is_empty() {
             world.db.drain_vms(&decision.drains, now).await?;
+        }
+        if !decision.stops.is_empty() {
+            world.db.stop_vms(&decision.stops, now).await?;
+        }
+        if !decision.drops.is_empty() {
+            world.db.drop_reserved(&decision.drops, now).await?;
         }
         Ok(Vec::new())
     }

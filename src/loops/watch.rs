@@ -1,5 +1,5 @@
-//! One shared look at all machines that start or end, for all replicas: those that run are met next, those that died while they started
-//! are replaced, and those that are gone are confirmed to be gone.
+//! One shared look at all machines that start, stop or end, for all replicas: those that run are met next, those that died while they started
+//! are replaced, and those that are gone, or have stopped, are confirmed to be so.
 //!
 //! Reads: `vms`, `turns`. Writes: `vms`. Calls: `Provider::find_machines`. Runs: in `serve`.
 //!
@@ -47,15 +47,19 @@ async fn look(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> any
     let first_look = now - TimeDelta::from_std(pace.first_look).unwrap_or_default();
     let starting = world.db.list_starting(place, first_look).await?;
     let ending = world.db.list_ending(place, first_look).await?;
+    let stopping = world.db.list_stopping(place).await?;
     let every = if starting.is_empty() { pace.watch_ends } else { pace.watch };
-    if (starting.is_empty() && ending.is_empty()) || !world.db.take_turn("watch", place, every, now).await? {
+    if (starting.is_empty() && ending.is_empty() && stopping.is_empty()) || !world.db.take_turn("watch", place, every, now).await? {
         return Ok(());
     }
-    let ids: Vec<String> =
-        starting.iter().map(|vm| &vm.provider_id).chain(ending.iter().map(|vm| &vm.provider_id)).cloned().collect();
+    let (starting_ids, ending_ids) = (starting.iter().map(|vm| &vm.provider_id), ending.iter().map(|vm| &vm.provider_id));
+    let ids: Vec<String> = starting_ids.chain(ending_ids).chain(stopping.iter().map(|(_, id)| id)).cloned().collect();
     let machines = provider.find_machines(&ids).await?;
     let seen: BTreeMap<&str, &Machine> = machines.iter().map(|machine| (machine.provider_id.as_str(), machine)).collect();
     see_starting(world, provider, &starting, &seen, now).await?;
+    let has_stopped = |id: &str| seen.get(id).is_some_and(|machine| machine.state == MachineState::Stopped);
+    let stopped: Vec<VmId> = stopping.iter().filter(|(_, id)| has_stopped(id)).map(|(vm, _)| *vm).collect();
+    world.db.confirm_stopped(&stopped, now).await?;
     see_ending(world, pace, &ending, &seen, now).await
 }
 
@@ -66,15 +70,18 @@ async fn see_starting(
     seen: &BTreeMap<&str, &Machine>,
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
+    let late = |vm: &Starting| vm.deadline_at.is_some_and(|deadline| now >= deadline);
     let (mut running, mut over) = (Vec::new(), Vec::new());
     for vm in starting {
         match seen.get(vm.provider_id.as_str()).map(|machine| (machine.state, machine.address)) {
             Some((MachineState::Running, Some(address))) if vm.launching => running.push((vm.id, address)),
+            // It is started out of the reserve, and has not heard yet.
+            Some((MachineState::Stopped, _)) if vm.launching && vm.met && !late(vm) => {}
             Some((MachineState::Stopped | MachineState::Terminated, _)) => {
                 over.push((vm, Evidence::MachineDead, "its machine died while it started"));
             }
             // Just after a launch "not known" means "not yet".
-            _ if vm.launching && vm.deadline_at.is_some_and(|deadline| now >= deadline) => {
+            _ if vm.launching && late(vm) => {
                 over.push((vm, Evidence::NeverRan, "its machine did not run in time"));
             }
             _ => {}

@@ -7,6 +7,7 @@
 #[cfg(feature = "ec2")]
 pub mod ec2;
 pub mod onhost;
+pub mod reserve;
 pub mod volumes;
 
 use crate::domain::rate::LaunchRate;
@@ -15,6 +16,7 @@ use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, Settings};
 use crate::domain::tags::{Tags, VolumeTags};
 use async_trait::async_trait;
+use reserve::Reserve;
 use std::net::IpAddr;
 use std::time::Duration;
 use volumes::Volumes;
@@ -256,6 +258,11 @@ pub trait Provider: Send + Sync {
 
     /// Cache volumes; none: this provider keeps none.
     fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+
+    /// Stopping machines and starting them again; none: this provider stops none.
+    fn reserve(&self) -> Option<&dyn Reserve> {
         None
     }
 

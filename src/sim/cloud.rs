@@ -10,6 +10,7 @@ use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::provider::reserve::Reserve;
 use crate::provider::volumes::Volumes;
 use crate::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::sim::buckets::Bucket;
@@ -121,6 +122,10 @@ impl Provider for Sim {
         .await
     }
 
+    fn reserve(&self) -> Option<&dyn Reserve> {
+        Some(self)
+    }
+
     async fn console(&self, provider_id: &str) -> Result<String, ProviderError> {
         self.through(&ops::CONSOLE, |world| {
             world.call(
@@ -159,6 +164,17 @@ impl Sim {
             world.call(&ops::START_MACHINE, 1, || provider_id.to_owned(), |world| world.start(provider_id))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Reserve for Sim {
+    async fn stop(&self, provider_id: &str, _hibernate: bool) -> Result<(), ProviderError> {
+        self.stop_machine(provider_id).await
+    }
+
+    async fn start(&self, provider_id: &str) -> Result<(), ProviderError> {
+        self.start_machine(provider_id).await
     }
 }
 

@@ -49,12 +49,13 @@ impl Guest for Sim {
     async fn personalise(
         &self,
         at: &Endpoint,
-        bootstrap: &Bootstrap,
+        bootstrap: Option<&Bootstrap>,
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
     ) -> Result<(), GuestError> {
-        let (first, own) = (keys(&bootstrap.host_public, &bootstrap.login_public), keys_of(identity));
+        let first = bootstrap.map(|bootstrap| keys(&bootstrap.host_public, &bootstrap.login_public));
+        let own = keys_of(identity);
         self.through(&ops::PERSONALISE, |world| {
             world.contact(
                 &ops::PERSONALISE,
@@ -67,10 +68,9 @@ impl Guest for Sim {
                         return Err(GuestError::WrongHostKey);
                     }
                     let (no, machine) = world.met(at.ssh, deadline)?;
-                    if machine.keys.host == own.host {
-                        log_in(machine, &own)?;
-                    } else {
-                        log_in(machine, &first)?;
+                    let is_first = first.as_ref().filter(|_| machine.keys.host != own.host);
+                    log_in(machine, is_first.unwrap_or(&own))?;
+                    if is_first.is_some() {
                         machine.personalised_as = Some(own.host.clone());
                         machine.keys = own.clone();
                     }

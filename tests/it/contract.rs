@@ -21,7 +21,14 @@ fn ids(machines: &[Machine]) -> BTreeSet<String> {
 
 /// Takes the provider through the life of one launch. `unknown` is the name of a machine that never was; `pass` lets some seconds pass.
 pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_data: &str, unknown: &str, pass: impl AsyncFn()) {
-    let class = ResourceClass { vcpus: 1, memory_mib: 1024, disk_gib: 10, limit: None, ec2: Ec2Class::default() };
+    let class = ResourceClass {
+        vcpus: 1,
+        memory_mib: 1024,
+        disk_gib: 10,
+        limit: None,
+        ec2: Ec2Class::default(),
+        reserve: Default::default(),
+    };
     let tags = Tags {
         installation: ours,
         launch: LaunchId(Uuid::from_u128(4711)),

@@ -7,6 +7,7 @@
 //! | `launches` | answers that are lost, late, fewer or refused (FAILURES.md rows 1, 5, 15, 16, 24) |
 //! | `capacity` | candidates: zones, types and markets without room |
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
+//! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes` | EBS volumes and snapshots |
 //! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
 //! | `speed`, `cpu` | calls counted; processor time |
@@ -17,6 +18,7 @@ mod cpu;
 mod launches;
 mod looks;
 mod mistakes;
+mod reserve;
 mod rights;
 mod scene;
 mod speed;

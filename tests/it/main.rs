@@ -34,6 +34,7 @@ mod onhost_isolation;
 mod pool;
 mod rebuild;
 mod relaunch;
+mod reserve;
 mod service;
 mod sim_rules;
 mod simulation;

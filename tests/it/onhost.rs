@@ -51,7 +51,14 @@ pub(crate) fn spec(token: &str, installation: InstallationId, user_data: &str) -
         origin: Origin::OnDemand,
         created_at: DateTime::UNIX_EPOCH,
     };
-    let class = ResourceClass { vcpus: 1, memory_mib: 1024, disk_gib: 10, limit: None, ec2: Ec2Class::default() };
+    let class = ResourceClass {
+        vcpus: 1,
+        memory_mib: 1024,
+        disk_gib: 10,
+        limit: None,
+        ec2: Ec2Class::default(),
+        reserve: Default::default(),
+    };
     LaunchSpec { client_token: token.into(), tags, class, count: 1, user_data: user_data.into(), candidate: String::new() }
 }
 

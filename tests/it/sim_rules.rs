@@ -64,7 +64,14 @@ impl Cloud {
         LaunchSpec {
             client_token: token.to_owned(),
             tags: tags("medium"),
-            class: ResourceClass { vcpus: 2, memory_mib: 4096, disk_gib: 20, limit: None, ec2: Ec2Class::default() },
+            class: ResourceClass {
+                vcpus: 2,
+                memory_mib: 4096,
+                disk_gib: 20,
+                limit: None,
+                ec2: Ec2Class::default(),
+                reserve: Default::default(),
+            },
             count,
             candidate: String::new(),
             user_data: self.sim.user_data(&bootstrap("batch"), SILENT_FOR),

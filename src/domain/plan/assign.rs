@@ -69,6 +69,8 @@ pub struct Snapshot<'a> {
     pub served_at: BTreeMap<LaneKey, DateTime<Utc>>,
     /// Oldest first.
     pub available: Vec<Available>,
+    /// Stopped VMs that may be started, by kind, oldest first.
+    pub reserve: BTreeMap<Kind, Vec<VmId>>,
     /// VMs that have a task, by project.
     pub at_work: BTreeMap<String, u32>,
     /// What the provider said last to launches that it has not carried out.
@@ -80,6 +82,8 @@ pub struct Snapshot<'a> {
 pub struct Decision {
     /// Tasks and their VMs, in order.
     pub claims: Vec<(TaskId, VmId)>,
+    /// Stopped VMs to be started, in order.
+    pub starts: Vec<VmId>,
     /// In order.
     pub launches: Vec<Launch>,
     /// Why other tasks wait, where that is news.
@@ -90,10 +94,10 @@ pub struct Decision {
 
 /// Decides.
 pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
-    let Snapshot { limits, waiting, served_at, available, at_work, refusals } = snapshot;
+    let Snapshot { limits, waiting, served_at, available, reserve, at_work, refusals } = snapshot;
     let (settings, now) = (limits.settings, limits.now);
     let mut queue = Queue::new(settings, waiting, &served_at, at_work, now);
-    let mut planner = Planner::new(limits, available, refusals);
+    let mut planner = Planner::new(limits, available, reserve, refusals);
     while let Some(task) = queue.take_next() {
         if planner.place(&task, queue.at_work(&task.project_id)) {
             queue.granted(&task);
@@ -108,6 +112,8 @@ struct Planner<'a> {
     now: DateTime<Utc>,
     breakers: BTreeMap<Kind, Breaker>,
     free: BTreeMap<Kind, Vec<Available>>,
+    /// Newest first.
+    reserve: BTreeMap<Kind, Vec<VmId>>,
     starting: BTreeMap<Kind, u32>,
     planned: Planned<'a>,
     refusals: BTreeMap<Kind, String>,
@@ -115,7 +121,13 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(limits: Limits<'a>, available: Vec<Available>, refusals: BTreeMap<Kind, String>) -> Self {
+    fn new(
+        limits: Limits<'a>,
+        available: Vec<Available>,
+        mut reserve: BTreeMap<Kind, Vec<VmId>>,
+        refusals: BTreeMap<Kind, String>,
+    ) -> Self {
+        reserve.values_mut().for_each(|vms| vms.reverse());
         let mut free: BTreeMap<Kind, Vec<Available>> = BTreeMap::new();
         // Newest first, so that the oldest is taken from the end.
         for vm in available.into_iter().rev() {
@@ -126,6 +138,7 @@ impl<'a> Planner<'a> {
             now: limits.now,
             breakers: limits.breakers.clone(),
             free,
+            reserve,
             starting: limits.supply.iter().map(|(kind, supply)| (kind.clone(), supply.in_flight)).collect(),
             planned: Planned::new(limits),
             refusals,
@@ -154,6 +167,11 @@ impl<'a> Planner<'a> {
             self.decision.failures.push((task.id, failure));
             return false;
         }
+        if let Some(vm) = self.take_reserved(&kind) {
+            self.decision.starts.push(vm);
+            self.wait(task, "No VM is free: one of the reserve is started for it.".to_owned());
+            return true;
+        }
         match self.planned.one_more(&kind) {
             Ok(()) => {
                 self.wait(task, "No VM is free: one is launched for it.".to_owned());
@@ -171,6 +189,11 @@ impl<'a> Planner<'a> {
         let over_at = self.now + TimeDelta::seconds(task.max_run_seconds.into());
         let at = free.iter().rposition(|vm| vm.absolute_end_at >= over_at)?;
         Some(free.remove(at).id)
+    }
+
+    fn take_reserved(&mut self, kind: &Kind) -> Option<VmId> {
+        let vm = self.reserve.get_mut(kind)?.pop()?;
+        self.planned.one_start(kind).is_ok().then_some(vm)
     }
 
     fn unservable(&self, task: &Waiting, kind: &Kind) -> Option<Failure> {
@@ -252,6 +275,7 @@ mod tests {
             waiting: Vec::new(),
             served_at: BTreeMap::new(),
             available: Vec::new(),
+            reserve: BTreeMap::new(),
             at_work: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }

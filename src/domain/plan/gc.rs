@@ -29,8 +29,10 @@ pub struct BoundVm {
     pub missing_at: Option<DateTime<Utc>>,
     /// Its end has begun: its machine may be gone.
     pub ending: bool,
-    /// It may be stopped: it is in the reserve, or on its way.
+    /// It may be stopped: it is in the reserve, or on its way into it or out of it.
     pub reserved: bool,
+    /// It is in the reserve: its machine has stopped.
+    pub asleep: bool,
     /// When it was bound: just after that a list may not show it yet.
     pub launched_at: DateTime<Utc>,
 }
@@ -138,6 +140,8 @@ pub struct Decision {
     pub adopt: Vec<(LaunchId, String)>,
     /// VMs whose machine the provider calls dead.
     pub dead: Vec<(VmId, String)>,
+    /// VMs in the reserve whose machine runs: take a direct look, then end them.
+    pub awake: Vec<(VmId, String)>,
     /// VMs missed for the first time.
     pub missing: Vec<VmId>,
     /// VMs missed twice, since then: take a direct look, then give them up.
@@ -166,6 +170,7 @@ fn judge_rows(snapshot: &Snapshot, now: DateTime<Utc>, decision: &mut Decision) 
         match (seen.get(vm.provider_id.as_str()), vm.missing_at) {
             (Some(Seen::Dead), _) => decision.dead.push((vm.id, vm.provider_id.clone())),
             (Some(Seen::Stopped), _) if !vm.reserved => decision.dead.push((vm.id, vm.provider_id.clone())),
+            (Some(Seen::Alive), _) if vm.asleep => decision.awake.push((vm.id, vm.provider_id.clone())),
             (Some(_), Some(_)) => decision.seen_again.push(vm.id),
             (Some(_), None) => {}
             (None, _) if !snapshot.complete || now - vm.launched_at < snapshot.settles => {}
@@ -242,6 +247,7 @@ mod tests {
             missing_at: missing_at.map(at),
             ending: false,
             reserved: false,
+            asleep: false,
             launched_at: at(0),
         }
     }
@@ -283,8 +289,10 @@ mod tests {
         let stopped = SeenMachine { seen: Seen::Stopped, ..machine("m", 1) };
         let mut s = Snapshot { bound: vec![bound(1, "m", None)], machines: vec![stopped], ..complete() };
         assert_eq!(plan_gc(&s, at(1)).dead, [(vm(1), "m".to_owned())]);
-        s.bound[0].reserved = true;
+        (s.bound[0].reserved, s.bound[0].asleep) = (true, true);
         assert_eq!(plan_gc(&s, at(1)), Decision::default());
+        s.machines[0].seen = Seen::Alive;
+        assert_eq!(plan_gc(&s, at(1)).awake, [(vm(1), "m".to_owned())], "it costs what a running one costs");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
+const UNCOUNTED: &str = "Rows were lost: it waits until the provider's machines have been counted.";
+const STARTING: &str = "As many VMs are starting as may at a time; it is next.";
+
 /// A kind of VM: what for, and the name of its class.
 pub type Kind = (Executor, String);
 
@@ -95,32 +98,23 @@ impl<'a> Planned<'a> {
     /// # Errors
     /// Why not, in one sentence.
     pub fn one_more(&mut self, kind: &Kind) -> Result<(), String> {
+        self.may_come_up(kind)?;
         let limits = &mut self.limits;
         let settings = limits.settings;
-        if settings.provider == ProviderChoice::None {
-            return Err("No VM provider is set: choose one in the settings.".to_owned());
-        }
-        if settings.pause_launches {
-            return Err("Launches are paused in the settings.".to_owned());
-        }
-        settings.class(kind.0, &kind.1)?;
         let of_class: u32 = limits.supply.iter().filter(|((_, class), _)| *class == kind.1).map(|(_, supply)| supply.live).sum();
         let supply = limits.supply.entry(kind.clone()).or_default();
-        if let Some(breaker) = limits.breakers.get(kind) {
-            breaker.allows(supply.in_flight, limits.now)?;
-        }
         let class_limit = settings.resource_classes.get(&kind.1).and_then(|class| class.limit);
         if class_limit.is_some_and(|limit| of_class >= limit) {
             return Err(format!("There are as many VMs of class {} as there may be.", kind.1));
         }
         let Some(room) = &mut limits.room else {
-            return Err("Rows were lost: it waits until the provider's machines have been counted.".to_owned());
+            return Err(UNCOUNTED.to_owned());
         };
         if room.vms == 0 {
             return Err("There are as many VMs as there may be; it is next when one ends.".to_owned());
         }
         if room.in_flight == 0 {
-            return Err("As many VMs are starting as may at a time; it is next.".to_owned());
+            return Err(STARTING.to_owned());
         }
         let seen = supply.in_flight + supply.available;
         let open = self
@@ -143,6 +137,33 @@ impl<'a> Planned<'a> {
         room.vms -= 1;
         room.in_flight -= 1;
         Ok(())
+    }
+
+    /// Plans the start of one stopped VM of this kind: it is counted among the VMs already, and takes no launch.
+    ///
+    /// # Errors
+    /// Why not, in one sentence.
+    pub fn one_start(&mut self, kind: &Kind) -> Result<(), String> {
+        self.may_come_up(kind)?;
+        match &mut self.limits.room {
+            Some(room) if room.in_flight > 0 => room.in_flight -= 1,
+            Some(_) => return Err(STARTING.to_owned()),
+            None => return Err(UNCOUNTED.to_owned()),
+        }
+        self.limits.supply.entry(kind.clone()).or_default().in_flight += 1;
+        Ok(())
+    }
+
+    fn may_come_up(&self, kind: &Kind) -> Result<(), String> {
+        let settings = self.limits.settings;
+        if settings.provider == ProviderChoice::None {
+            return Err("No VM provider is set: choose one in the settings.".to_owned());
+        }
+        if settings.pause_launches {
+            return Err("Launches are paused in the settings.".to_owned());
+        }
+        settings.class(kind.0, &kind.1)?;
+        self.limits.breakers.get(kind).map_or(Ok(()), |breaker| breaker.allows(self.supply(kind).in_flight, self.limits.now))
     }
 
     /// What was planned, in order.

@@ -2,12 +2,15 @@
 //! at least once a day, replacement first.
 //!
 //! A free VM is *stale* when it was launched before the last cycle, has used up three quarters of the time it may idle, or is made of
-//! another image or class than a new one would be. A free VM is *spare* when it is neither waited for nor part of the base.
+//! another image or class than a new one would be. A free VM is *spare* when it is neither waited for nor part of the base. Spare VMs
+//! that are not stale fill the *reserve*, where they are stopped; what it lacks is launched as the base is, and its VMs are replaced as
+//! those of the base are.
 //!
 //! Not here: VMs for waiting tasks (`assign`); what a base is (`domain::preallocated`).
 
 use super::room::{Kind, Launch, Limits, Planned};
 use crate::domain::ids::VmId;
+use crate::domain::task::Executor;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 
@@ -27,13 +30,20 @@ pub struct Idle {
     pub outdated: bool,
 }
 
+/// VMs without a task by kind, oldest first, without held ones.
+pub type Pool = BTreeMap<Kind, Vec<Idle>>;
+
 /// What a decision is made of.
 #[derive(Clone, Debug)]
 pub struct Snapshot<'a> {
     /// What limits launches; its settings are those in force.
     pub limits: Limits<'a>,
-    /// Free VMs by kind, oldest first, without held ones.
-    pub idle: BTreeMap<Kind, Vec<Idle>>,
+    /// Free VMs.
+    pub idle: Pool,
+    /// VMs that are stopped, or on their way to it.
+    pub reserve: Pool,
+    /// Whether the provider can stop machines.
+    pub keeps_reserve: bool,
     /// Tasks that wait for a VM and may have one, by kind.
     pub waiting: BTreeMap<Kind, u32>,
 }
@@ -45,11 +55,15 @@ pub struct Decision {
     pub launches: Vec<Launch>,
     /// VMs that are taken out of the pool, each with its reason.
     pub drains: Vec<(VmId, &'static str)>,
+    /// VMs that are taken out of the pool into the reserve.
+    pub stops: Vec<VmId>,
+    /// VMs that are taken out of the reserve, each with its reason.
+    pub drops: Vec<(VmId, &'static str)>,
 }
 
 /// Decides.
 pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
-    let Snapshot { limits, idle, waiting } = snapshot;
+    let Snapshot { limits, idle, waiting, .. } = snapshot;
     let mut decision = Decision::default();
     let mut planned = Planned::new(limits.clone());
     // Tasks go first: what they still need of the limits is left to them.
@@ -63,25 +77,56 @@ pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
         let tasks = waiting.get(&kind).copied().unwrap_or_default();
         // Replacement first: for a while there are more than the base.
         let surge = number(stale.len()).min(base).min(replacing);
+        let reserve = Reserve::of(snapshot, &kind, replacing - surge);
         let have = free(&planned, &kind).saturating_sub(tasks);
-        for _ in have..base + surge {
+        for _ in have..base + surge + reserve.lacks {
             if planned.one_more(&kind).is_err() {
                 break;
             }
         }
         // A kind without room for a replacement leaves the turn to the others.
-        replacing -= free(&planned, &kind).saturating_sub(tasks).saturating_sub(base).min(surge);
-        let spare = number(pool.len()).saturating_sub(tasks).saturating_sub(base);
-        let lingered = fresh.iter().filter(|vm| limits.now - vm.since >= LINGER);
-        let leaving = stale
-            .iter()
-            .map(|vm| (vm.id, "a fresh one took its place"))
-            .chain(lingered.map(|vm| (vm.id, "it is not needed any more")));
-        decision.drains.extend(leaving.take(spare as usize));
+        replacing -= free(&planned, &kind).saturating_sub(tasks).saturating_sub(base).min(surge + reserve.renews);
+        let spare = number(pool.len()).saturating_sub(tasks).saturating_sub(base) as usize;
+        decision.drains.extend(stale.iter().take(spare).map(|vm| (vm.id, "a fresh one took its place")));
+        let (fit, unfit): (Vec<&Idle>, Vec<&Idle>) = fresh.into_iter().partition(|vm| !is_stale(vm, limits));
+        let spare = spare.saturating_sub(stale.len());
+        let stops = spare.min(fit.len()).min(reserve.lacks as usize);
+        decision.stops.extend(fit[..stops].iter().map(|vm| vm.id));
+        let lingered = unfit.iter().chain(&fit[stops..]).filter(|vm| limits.now - vm.since >= LINGER);
+        decision.drains.extend(lingered.take(spare - stops).map(|vm| (vm.id, "it is not needed any more")));
+        decision.drops.extend(reserve.drops);
     }
     decision.launches = planned.into_launches();
     decision
 }
+
+/// What becomes of one kind's reserve.
+struct Reserve {
+    /// So many more are to be stopped.
+    lacks: u32,
+    /// Of them, so many in the place of stale ones.
+    renews: u32,
+    drops: Vec<(VmId, &'static str)>,
+}
+
+impl Reserve {
+    fn of(snapshot: &Snapshot<'_>, kind: &Kind, replacing: u32) -> Self {
+        let limits = &snapshot.limits;
+        let class = limits.settings.resource_classes.get(&kind.1).filter(|_| snapshot.keeps_reserve);
+        let size = class.map_or(0, |class| class.reserve.size(kind.0));
+        let none = Vec::new();
+        let pool = snapshot.reserve.get(kind).unwrap_or(&none);
+        let (stale, fresh): (Vec<&Idle>, Vec<&Idle>) = pool.iter().partition(|vm| is_stale(vm, limits));
+        let renews = number(stale.len()).min(size.saturating_sub(number(fresh.len()))).min(replacing);
+        let lacks = size.saturating_sub(number(pool.len())) + renews;
+        let replaced = stale.iter().map(|vm| (vm.id, "a fresh one took its place in the reserve"));
+        let leaving = replaced.chain(fresh.iter().map(|vm| (vm.id, "the reserve is smaller now")));
+        let drops = leaving.take(number(pool.len()).saturating_sub(size) as usize).collect();
+        Self { lacks, renews, drops }
+    }
+}
+
+const EXECUTORS: [Executor; 2] = [Executor::Machine, Executor::RemoteDocker];
 
 /// VMs of the kind that are free or on their way.
 fn free(planned: &Planned<'_>, kind: &Kind) -> u32 {
@@ -90,8 +135,10 @@ fn free(planned: &Planned<'_>, kind: &Kind) -> u32 {
 }
 
 fn kinds(snapshot: &Snapshot<'_>) -> Vec<Kind> {
-    let mut kinds = snapshot.limits.settings.preallocated.kinds();
-    kinds.extend(snapshot.idle.keys().cloned());
+    let settings = snapshot.limits.settings;
+    let mut kinds = settings.preallocated.kinds();
+    let reserved = settings.resource_classes.keys().flat_map(|class| EXECUTORS.map(|executor| (executor, class.clone())));
+    kinds.extend(reserved.chain(snapshot.idle.keys().cloned()).chain(snapshot.reserve.keys().cloned()));
     kinds.sort();
     kinds.dedup();
     kinds
@@ -113,7 +160,6 @@ mod tests {
     use super::*;
     use crate::domain::rate::Allowance;
     use crate::domain::settings::{ProviderChoice, Settings};
-    use crate::domain::task::Executor;
     use uuid::Uuid;
 
     /// Noon; the cycle is at four in the morning.
@@ -145,7 +191,8 @@ mod tests {
             max_batch: 100,
             now: noon(),
         };
-        Snapshot { limits, idle: BTreeMap::from([(kind(), idle)]), waiting: BTreeMap::new() }
+        let idle = BTreeMap::from([(kind(), idle)]);
+        Snapshot { limits, idle, reserve: BTreeMap::new(), keeps_reserve: true, waiting: BTreeMap::new() }
     }
 
     fn id(n: u32) -> VmId {

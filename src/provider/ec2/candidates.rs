@@ -36,6 +36,9 @@ pub(super) struct Parameters {
     pub(super) security_group: String,
     pub(super) public_ip: bool,
     pub(super) instance_profile: Option<String>,
+    /// It can keep its memory while it is stopped; that is said at the launch or never.
+    #[serde(default)]
+    pub(super) hibernate: bool,
 }
 
 impl Parameters {

@@ -11,8 +11,8 @@ use crate::domain::tags::Tags;
 use crate::provider::{LaunchSpec, Machine, ProviderError};
 use aws_sdk_ec2::operation::run_instances::builders::RunInstancesFluentBuilder;
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceInterruptionBehavior,
-    InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
+    BlockDeviceMapping, EbsBlockDevice, HibernationOptionsRequest, HttpTokensState, IamInstanceProfileSpecification,
+    InstanceInterruptionBehavior, InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
     InstanceNetworkInterfaceSpecification, InstanceType, MarketType, ResourceType, ShutdownBehavior, SpotInstanceType,
     SpotMarketOptions, TagSpecification, VolumeType,
 };
@@ -90,6 +90,7 @@ pub(super) fn parameters(
         security_group: security_group.to_owned(),
         public_ip: settings.public_ip,
         instance_profile: settings.instance_profile.clone(),
+        hibernate: class.reserve.hibernate && !candidate.spot,
     }
 }
 
@@ -126,6 +127,10 @@ pub(super) fn request(client: &aws_sdk_ec2::Client, spec: &LaunchSpec, asked: &P
     let call = match &asked.instance_profile {
         Some(name) => call.iam_instance_profile(IamInstanceProfileSpecification::builder().name(name).build()),
         None => call,
+    };
+    let call = match asked.hibernate {
+        true => call.hibernation_options(HibernationOptionsRequest::builder().configured(true).build()),
+        false => call,
     };
     if !asked.spot {
         return call;

@@ -7,6 +7,7 @@
 //! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
+//! | `reserve` | instances that are stopped and started again |
 //! | `volumes` | EBS volumes and their snapshots |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
@@ -21,9 +22,11 @@ mod launch;
 mod machines;
 pub mod policy;
 mod refusal;
+mod reserve;
 mod tags;
 mod volumes;
 
+use super::reserve::Reserve;
 use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Ec2Settings;
@@ -176,6 +179,10 @@ impl Provider for Ec2 {
     }
 
     fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+
+    fn reserve(&self) -> Option<&dyn Reserve> {
         Some(self)
     }
 

@@ -39,7 +39,8 @@ impl Features {
     /// What these settings switch on.
     pub fn of(settings: &Settings) -> Self {
         let spot = settings.resource_classes.values().any(|class| class.ec2.market != Market::OnDemand);
-        Self { spot, instance_profile: settings.ec2.instance_profile.is_some(), ..Self::default() }
+        let reserve = settings.resource_classes.values().any(|class| class.reserve.machine + class.reserve.remote_docker > 0);
+        Self { spot, reserve, instance_profile: settings.ec2.instance_profile.is_some(), ..Self::default() }
     }
 }
 

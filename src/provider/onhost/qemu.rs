@@ -129,8 +129,14 @@ mod tests {
 
     #[test]
     fn a_machine_has_what_its_class_says_and_nothing_that_was_not_asked_for() {
-        let class =
-            ResourceClass { vcpus: 3, memory_mib: 2048, disk_gib: 20, limit: None, ec2: crate::domain::ec2::Ec2Class::default() };
+        let class = ResourceClass {
+            vcpus: 3,
+            memory_mib: 2048,
+            disk_gib: 20,
+            limit: None,
+            ec2: crate::domain::ec2::Ec2Class::default(),
+            reserve: Default::default(),
+        };
         let image = Image::for_tests();
         let of = |accelerator, link| {
             let ports = Ports { ssh: 22, docker: 2376 };

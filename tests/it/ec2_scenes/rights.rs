@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use vm_service::domain::ec2::Market;
 use vm_service::provider::Provider as _;
 use vm_service::provider::ec2::policy::{self, Features};
+use vm_service::provider::reserve::Reserve as _;
 use vm_service::provider::volumes::Volumes as _;
 
 /// What a feature allows and nothing calls so far: feature, action, why not.
-const NOT_YET: [(&str, &str, &str); 10] = [
+const NOT_YET: [(&str, &str, &str); 8] = [
     ("volumes", "ec2:DeleteSnapshot", "generations are not trimmed yet"),
-    ("reserve", "ec2:StartInstances", "no machine is stopped yet"),
-    ("reserve", "ec2:StopInstances", "no machine is stopped yet"),
     ("seed", "ebs:CompleteSnapshot", "no volume is filled from outside yet"),
     ("seed", "ebs:GetSnapshotBlock", "no volume is filled from outside yet"),
     ("seed", "ebs:ListChangedBlocks", "no volume is filled from outside yet, and moto does not know it"),
@@ -43,6 +42,7 @@ async fn each_right_of_the_policy_is_used() {
             "spot" => spot(&mut alone).await,
             "instance profile" => profile(&mut alone).await,
             "volumes" => volumes(&alone).await,
+            "reserve" => reserve(&mut alone).await,
             _ => {}
         }
         let now = alone.cloud.actions();
@@ -78,6 +78,13 @@ async fn profile(alone: &mut Alone) {
     let refused = alone.launch("profile", 1).await.unwrap_err();
     assert_eq!(alone.cloud.calls("RunInstances").last().unwrap().params.get("IamInstanceProfile.Name"), Some("jobs"), "{refused}");
     alone.set(|settings| settings.ec2.instance_profile = None);
+}
+
+async fn reserve(alone: &mut Alone) {
+    alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.market = Market::OnDemand);
+    let machine = alone.machines("reserve", 1).await.remove(0);
+    alone.ec2.stop(&machine, false).await.unwrap();
+    alone.ec2.start(&machine).await.unwrap();
 }
 
 async fn volumes(alone: &Alone) {

@@ -140,7 +140,7 @@ impl Guest for Obliging {
     async fn personalise(
         &self,
         _at: &Endpoint,
-        _bootstrap: &Bootstrap,
+        _bootstrap: Option<&Bootstrap>,
         _identity: &Identity,
         _personality: &Personality,
         _deadline: Duration,

@@ -84,6 +84,7 @@ impl Held {
         let head = mould[root.first_child().unwrap().range().start..set.range().start].to_owned();
         let item = &mould[items(root, &["instancesSet"])[0].range()];
         let (mut made, mut machines) = (String::new(), Vec::new());
+        assert!(self.machines + count <= 4000, "no addresses for more machines");
         for nth in 0..count {
             self.machines += 1;
             let (id, pending) = copy(item, self.machines, nth);

@@ -187,7 +187,7 @@ impl Cloud {
             Call::Personalise(first) => {
                 let at = Endpoint { ssh: first.ssh, docker: first.docker };
                 let personality = Personality { settings: first.settings, absolute_end_at: first.end_at, now: first.now };
-                let met = sim.personalise(&at, &first.bootstrap, &first.identity, &personality, DEADLINE).await;
+                let met = sim.personalise(&at, first.bootstrap.as_ref(), &first.identity, &personality, DEADLINE).await;
                 done(met.map_err(Into::into))
             }
             Call::Authorise { ssh, identity, keys } => {

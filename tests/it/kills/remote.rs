@@ -173,7 +173,7 @@ impl Guest for Remote {
     async fn personalise(
         &self,
         at: &Endpoint,
-        bootstrap: &Bootstrap,
+        bootstrap: Option<&Bootstrap>,
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
@@ -181,7 +181,7 @@ impl Guest for Remote {
         let first = Personalise {
             ssh: at.ssh,
             docker: at.docker,
-            bootstrap: bootstrap.clone(),
+            bootstrap: bootstrap.cloned(),
             identity: identity.clone(),
             settings: personality.settings.clone(),
             end_at: personality.absolute_end_at,

@@ -37,7 +37,7 @@ pub(super) enum Call {
 pub(super) struct Personalise {
     pub(super) ssh: SocketAddr,
     pub(super) docker: SocketAddr,
-    pub(super) bootstrap: Bootstrap,
+    pub(super) bootstrap: Option<Bootstrap>,
     pub(super) identity: Identity,
     pub(super) settings: GuestSettings,
     pub(super) end_at: DateTime<Utc>,

@@ -17,7 +17,7 @@ impl Cloud {
         let ssh = self.ssh(machine);
         let at = Endpoint { ssh, docker: SocketAddr::new(ssh.ip(), 2376) };
         let personality = Personality { settings: Settings::default().guest, absolute_end_at: end_at, now: self.now() };
-        self.sim.personalise(&at, &bootstrap("batch"), &identity(name), &personality, DEADLINE).await
+        self.sim.personalise(&at, Some(&bootstrap("batch")), &identity(name), &personality, DEADLINE).await
     }
 
     fn ssh(&self, machine: &Machine) -> SocketAddr {

@@ -50,7 +50,7 @@ async fn greet(cloud: &Cloud, machine: &Machine) {
     let now = cloud.clock.now();
     let personality = Personality { settings: Settings::default().guest, absolute_end_at: now + TimeDelta::minutes(20), now };
     let identity = identity(&machine.provider_id);
-    drop(cloud.sim.personalise(&at, &bootstrap("batch"), &identity, &personality, Duration::ZERO).await);
+    drop(cloud.sim.personalise(&at, Some(&bootstrap("batch")), &identity, &personality, Duration::ZERO).await);
 }
 
 /// The same seed and the same calls: the same history, byte for byte; another seed, another history.
