@@ -97,6 +97,8 @@ pub struct ProviderVolume {
     pub tags: VolumeTags,
     /// The machine that it is on, or on its way to or from.
     pub machine: Option<String>,
+    /// It is still on its way. One that does not arrive is detached by whoever waits for it.
+    pub moving: bool,
 }
 
 /// All cache volumes of this installation that the provider would name.

@@ -280,5 +280,6 @@ impl World {
 
 fn shown(truth: &VolumeTruth) -> ProviderVolume {
     let machine = truth.link.machine().map(str::to_owned);
-    ProviderVolume { provider_id: truth.provider_id.clone(), tags: truth.tags.clone(), machine }
+    let moving = matches!(truth.link, VolumeLink::Attaching(_) | VolumeLink::Detaching(_));
+    ProviderVolume { provider_id: truth.provider_id.clone(), tags: truth.tags.clone(), machine, moving }
 }

@@ -17,11 +17,11 @@ use vm_service::provider::ec2::Ec2;
 use vm_service::provider::ec2::policy::{self, Features};
 use vm_service::provider::{Finding, LaunchSpec, Provider};
 
-const OURS: InstallationId = InstallationId(Uuid::from_u128(42));
-const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
-const SECRET: &str = "wJalrXUtnFEMI";
+pub(crate) const OURS: InstallationId = InstallationId(Uuid::from_u128(42));
+pub(crate) const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+pub(crate) const SECRET: &str = "wJalrXUtnFEMI";
 
-fn settings(cloud: &Cloud) -> Settings {
+pub(crate) fn settings(cloud: &Cloud) -> Settings {
     let mut settings = Settings { provider: ProviderChoice::Ec2, ..Settings::default() };
     settings.ec2.region = Some(cloud.region().to_owned());
     settings.ec2.subnets = cloud.subnets().into_iter().map(|subnet| subnet.id).collect();
@@ -32,7 +32,7 @@ fn settings(cloud: &Cloud) -> Settings {
     settings
 }
 
-fn ec2(settings: &Settings) -> Ec2 {
+pub(crate) fn ec2(settings: &Settings) -> Ec2 {
     let ec2 = Ec2::new(OURS, settings.ec2.region.clone().unwrap(), Outbound::default());
     ec2.configure(settings, Some(&Secret::new(SECRET)));
     ec2

@@ -10,13 +10,18 @@
 //! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes` | EBS volumes and snapshots |
-//! | `speed` | calls counted |
+//! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
+//! | `speed`, `cpu` | calls counted; processor time |
 
+mod alone;
 mod capacity;
+mod cpu;
 mod launches;
+mod looks;
 mod mistakes;
 mod notices;
 mod reserve;
+mod rights;
 mod scene;
 mod speed;
 mod volumes;

@@ -13,6 +13,7 @@
 //! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `notices`, `ebs`, `state` | the rules that moto does not keep |
 //! | `params`, `answer`, `xml`, `upstream`, `truth`, `journal` | the form of requests and answers; moto's; what is noted |
 //! | `backing` | what stands behind the instances, where something does |
+//! | `held` | machines in moto's place, where hundreds are counted |
 //! | `moto`, `ground` | moto as a process; the network and images that are there |
 //! | `requests`, `*_tests` | that each rule is kept and each fault strikes |
 
@@ -29,6 +30,8 @@ mod ec2;
 pub(crate) mod faults;
 mod faults_tests;
 pub(crate) mod ground;
+mod held;
+mod held_tests;
 pub(crate) mod journal;
 mod launch;
 mod lists;

@@ -31,12 +31,13 @@ impl Breaker {
         let failures = self.failed_at.len();
         if let Some(last) = self.failed_at.last() {
             let resume_at = *last + pause_after(failures);
+            let said = self.reason.as_ref().map_or_else(String::new, |reason| format!(" The last said: {reason}"));
             if now < resume_at {
                 let resume_at = resume_at.format("%H:%M:%S UTC");
-                return Err(format!("{failures} starts failed in a row; the next is tried at {resume_at}."));
+                return Err(format!("{failures} starts failed in a row; the next is tried at {resume_at}.{said}"));
             }
             if in_flight > 0 {
-                return Err(format!("{failures} starts failed in a row; one is tried now, the others after it."));
+                return Err(format!("{failures} starts failed in a row; one is tried now, the others after it.{said}"));
             }
         }
         match self.allowance {
@@ -72,6 +73,11 @@ mod tests {
         assert!(breaker.allows(0, at(19)).unwrap_err().contains("2 starts failed in a row; the next is tried at"));
         assert_eq!(breaker.allows(0, at(20)), Ok(()));
         assert!(breaker.allows(1, at(20)).unwrap_err().contains("one is tried now"));
+        breaker.reason = Some("there is no image".to_owned());
+        for in_flight in [0, 1] {
+            let told = breaker.allows(in_flight, at(if in_flight == 0 { 19 } else { 20 })).unwrap_err();
+            assert!(told.ends_with(". The last said: there is no image"), "who waits is told what is to be mended: {told}");
+        }
         breaker = Breaker { allowance: Some(4), ..Breaker::default() };
         assert_eq!(breaker.allows(3, at(20)), Ok(()));
         assert!(breaker.allows(4, at(20)).unwrap_err().contains("4 at a time"));

@@ -53,7 +53,10 @@ impl Ec2 {
         let what = format!("{} {market} in {}", candidate.instance_type, candidate.subnet);
         let why = format!("{what}: {}: {}", refusal.code, refusal.message);
         match refusal.kind {
-            Kind::NoCapacity => self.memory.note_no_capacity(candidate, &why, Instant::now()),
+            Kind::NoCapacity => {
+                tracing::warn!(why, "there is no room in this place: others are asked, and this one again in some minutes");
+                self.memory.note_no_capacity(candidate, &why, Instant::now());
+            }
             Kind::Quota => {
                 tracing::error!(
                     code = refusal.code,

@@ -85,6 +85,8 @@ impl Refusal {
 
 /// What a denial asks of the operator.
 fn mend(code: &str, message: &str) -> String {
+    // AWS ends some of its sentences, and some not.
+    let message = &if message.ends_with('.') { message.to_owned() } else { format!("{message}.") };
     match code {
         "UnauthorizedOperation" => {
             // "…You are not authorized to perform this operation. … Encoded authorization failure message: <4 KiB>"
@@ -93,8 +95,8 @@ fn mend(code: &str, message: &str) -> String {
         }
         "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" => {
             format!(
-                "{message} Check the access key and its secret half in the settings, this machine's clock, and whether the account \
-                 has the region enabled."
+                "{message} Check the access key and its secret half in the settings, this machine's clock, whether ec2.endpoint, if set, \
+                 is in ec2.region, and whether the account has the region enabled."
             )
         }
         "ExpiredToken" | "RequestExpired" => {

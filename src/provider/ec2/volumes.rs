@@ -8,7 +8,9 @@ use super::{Ec2, machines, tags};
 use crate::provider::volumes::{VolumeSpec, Volumes};
 use crate::provider::{ProviderError, ProviderVolume, VolumeListing};
 use async_trait::async_trait;
-use aws_sdk_ec2::types::{ResourceType, TagSpecification, Volume, VolumeState, VolumeType};
+use aws_sdk_ec2::types::{
+    ResourceType, TagSpecification, Volume, VolumeAttachment, VolumeAttachmentState, VolumeState, VolumeType,
+};
 
 /// Asked for; each machine has one cache volume.
 const DEVICE: &str = "/dev/sdf";
@@ -61,19 +63,27 @@ impl Volumes for Ec2 {
             .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)));
         let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a volume"))?;
         let provider_id = made.volume_id.unwrap_or_default();
-        Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), machine: None })
+        Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), machine: None, moving: false })
     }
 
     async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
         let call = self.client().await.attach_volume().volume_id(volume).instance_id(machine).device(DEVICE);
         let Err(refusal) = self.budget.change.call(call.send()).await else { return Ok(()) };
+        if refusal.code != "VolumeInUse" {
+            return Err(refusal.into_error("attaching a volume"));
+        }
+        let found = self.find_cache_volume(volume).await?;
+        let Some((holder, moving)) = found.and_then(|it| Some((it.machine?, it.moving))) else {
+            return Err(refusal.into_error("attaching a volume"));
+        };
         // The answer to an earlier call may have been lost.
-        if refusal.code == "VolumeInUse"
-            && self.find_cache_volume(volume).await?.is_some_and(|it| it.machine.as_deref() == Some(machine))
-        {
+        if holder == machine {
             return Ok(());
         }
-        Err(refusal.into_error("attaching a volume"))
+        let whereabouts = if moving { "on its way to or from" } else { "on" };
+        Err(ProviderError::Invalid(format!(
+            "attaching a volume: {volume} is {whereabouts} {holder}: detach it there, or go on with a copy or without it"
+        )))
     }
 
     async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
@@ -119,10 +129,13 @@ fn shown(volume: &Volume) -> Option<ProviderVolume> {
     if matches!(volume.state(), Some(VolumeState::Deleting | VolumeState::Deleted)) {
         return None;
     }
-    let machine = volume.attachments().iter().find_map(|it| it.instance_id());
+    let attachment = volume.attachments().iter().find(|it| it.instance_id().is_some());
+    let machine = attachment.and_then(VolumeAttachment::instance_id);
+    let moving = attachment.is_some_and(|it| it.state() != Some(&VolumeAttachmentState::Attached));
     Some(ProviderVolume {
         provider_id: volume.volume_id()?.to_owned(),
         tags: tags::read_volume(volume.tags())?,
         machine: machine.map(str::to_owned),
+        moving,
     })
 }

@@ -72,6 +72,50 @@ async fn without_room_anywhere_the_job_waits_with_its_reason(pool: PgPool) {
     assert!(scene.cloud.instances().await.is_empty());
 }
 
+/// A quota of one market, or of one kind of machine, is none of the next: the same pass goes on there, and no later one begins with it.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_quota_spills_over_where_the_operator_allows_it(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let allow = async |types: [&str; 2], market: Market| {
+        scene
+            .set(|settings| {
+                let class = settings.resource_classes.get_mut("medium").unwrap();
+                class.ec2.instance_types = types.map(str::to_owned).to_vec();
+                class.ec2.market = market;
+            })
+            .await;
+    };
+    let asked = || scene.cloud.calls("RunInstances").len();
+    let truth = async |machine: String| {
+        let truth = scene.cloud.instances().await.into_iter().find(|it| it.id == machine).unwrap();
+        (truth.instance_type, truth.spot)
+    };
+    scene.cloud.inject(Fault::quota("RunInstances", "MaxSpotInstanceCountExceeded").market(true).always());
+    allow(["t3.large", "t3.large"], Market::SpotThenOnDemand).await;
+    assert_eq!(truth(scene.job().await.1).await, ("t3.large".to_owned(), false));
+    assert_eq!(asked(), 2);
+    assert_eq!(truth(scene.job().await.1).await, ("t3.large".to_owned(), false));
+    assert_eq!(asked(), 3);
+
+    scene.cloud.inject(Fault::quota("RunInstances", "InstanceLimitExceeded").of_type("m7i.large").market(false).always());
+    allow(["m7i.large", "m6i.large"], Market::OnDemand).await;
+    assert_eq!(truth(scene.job().await.1).await, ("m6i.large".to_owned(), false));
+    assert_eq!(asked(), 5);
+    assert_eq!(truth(scene.job().await.1).await, ("m6i.large".to_owned(), false));
+    assert_eq!(asked(), 6);
+    scene.ends_clean().await;
+
+    // Where nothing else is allowed the job waits, and is told.
+    allow(["t3.large", "t3.large"], Market::Spot).await;
+    let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
+    scene.cloud.inject(Fault::quota("RunInstances", "MaxSpotInstanceCountExceeded").market(true).always());
+    scene.turn(60).await;
+    assert_eq!((scene.bench.state(task).await, asked()), (TaskState::Queued, 6), "it is known already");
+    let timeline = scene.bench.timeline(task).await.join("\n");
+    assert!(timeline.contains("t3.large spot in subnet-") && timeline.contains("MaxSpotInstanceCountExceeded"), "{timeline}");
+    scene.ends_clean().await;
+}
+
 /// FAILURES.md row 16: a quota is no passing trouble, and another market may have room.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_quota_is_told_and_not_asked_again_and_again(pool: PgPool) {

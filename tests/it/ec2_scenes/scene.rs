@@ -26,12 +26,13 @@ pub(super) struct Scene {
     pub(super) cloud: Cloud,
     pub(super) bench: Bench,
     pub(super) ec2: Arc<Ec2>,
+    region: String,
 }
 
 impl Scene {
-    /// A cloud without budgets, whose machines run at once.
+    /// A cloud without budgets, whose machines run at once, and whose clock stands until a turn: a slow machine changes nothing.
     pub(super) async fn new(pool: PgPool) -> Self {
-        Self::with(pool, Rules::default()).await
+        Self::with(pool, Rules { speed: 0.0, ..Rules::default() }).await
     }
 
     pub(super) async fn with(pool: PgPool, rules: Rules) -> Self {
@@ -41,9 +42,19 @@ impl Scene {
         bench.world.providers = Providers::new(vec![ec2.clone()]);
         bench.world.guest = Arc::new(Obliging);
         bench.tolerate();
-        let scene = Self { cloud, bench, ec2 };
+        let region = cloud.region().to_owned();
+        let scene = Self { cloud, bench, ec2, region };
         scene.set(|_| {}).await;
         scene
+    }
+
+    /// The same with another region in the settings than the cloud is in.
+    pub(super) async fn in_region(mut self, region: &str) -> Self {
+        self.region = region.to_owned();
+        self.ec2 = Arc::new(Ec2::new(self.bench.world.installation, region));
+        self.bench.world.providers = Providers::new(vec![self.ec2.clone()]);
+        self.set(|_| {}).await;
+        self
     }
 
     /// Changes the settings, which lead to the cloud.
@@ -52,10 +63,10 @@ impl Scene {
         self.bench
             .set(|settings| {
                 settings.provider = ProviderChoice::Ec2;
-                settings.ec2.region = Some(cloud.region().to_owned());
+                settings.ec2.region = Some(self.region.clone());
                 settings.ec2.subnets = cloud.subnets().into_iter().map(|subnet| subnet.id).collect();
                 settings.ec2.security_group = Some(cloud.security_group());
-                settings.ec2.images.insert(cloud.region().to_owned(), cloud.image());
+                settings.ec2.images.insert(self.region.clone(), cloud.image());
                 settings.ec2.endpoint = Some(cloud.endpoint());
                 let key = AccessKey { id: "AKIAIOSFODNN7EXAMPLE".to_owned(), secret: None, sealed: None };
                 settings.ec2.authentication = Authentication::AccessKey(key);

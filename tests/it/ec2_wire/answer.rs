@@ -34,7 +34,7 @@ pub(super) struct Answer {
 pub(super) struct Refusal {
     status: u16,
     code: String,
-    message: String,
+    pub(super) message: String,
 }
 
 /// Why there is no good answer.

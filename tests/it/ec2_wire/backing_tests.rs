@@ -76,7 +76,7 @@ async fn shown(cloud: &Cloud, id: &str) -> (String, String) {
 #[tokio::test]
 async fn an_instance_is_what_its_machine_is() {
     let hand = Arc::new(ByHand::default());
-    let cloud = Cloud::over(hand.clone(), Rules::default()).await;
+    let cloud = Cloud::by_hand_over(hand.clone(), Rules::default()).await;
     let stand = |id: &str, how| hand.stands.lock().unwrap().extend([(id.to_owned(), how)]);
     let answer = launch(&cloud, "m").max_count(2).send().await.unwrap();
     assert!(answer.instances().iter().all(|it| it.state().unwrap().name().unwrap().as_str() == "pending"));
@@ -104,7 +104,7 @@ async fn an_instance_is_what_its_machine_is() {
 #[tokio::test]
 async fn a_volume_is_detached_when_its_guest_has_let_it_go() {
     let hand = Arc::new(ByHand::default());
-    let cloud = Cloud::over(hand.clone(), Rules::default()).await;
+    let cloud = Cloud::by_hand_over(hand.clone(), Rules::default()).await;
     let (ec2, machine) = (cloud.ec2(), launched(launch(&cloud, "m")).await.remove(0));
     let id = made(volume(&cloud, 0, "v")).await;
     let attach = || ec2.attach_volume().volume_id(&id).instance_id(&machine).device("/dev/sdf").send();

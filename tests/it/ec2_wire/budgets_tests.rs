@@ -34,7 +34,7 @@ fn the_figures_are_those_of_aws() {
 
 #[tokio::test]
 async fn an_empty_budget_refuses_and_nothing_happens() {
-    let cloud = Cloud::start(Rules { budgets: true, speed: 0.0, ..Rules::default() }).await;
+    let cloud = Cloud::by_hand(Rules { budgets: true, speed: 0.0, ..Rules::default() }).await;
     for n in 0..5 {
         launch(&cloud, &format!("t{n}")).send().await.unwrap();
     }

@@ -29,7 +29,7 @@ fn put(cloud: &Cloud, snapshot: &str, index: i32, block: Vec<u8>) -> PutSnapshot
 
 #[tokio::test]
 async fn a_snapshot_is_written_block_by_block_and_read_when_it_is_complete() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let (ebs, ec2) = (cloud.ebs(), cloud.ec2());
     cloud.inject(Fault::lose_answer("StartSnapshot"));
     assert_eq!(code(open(&cloud, "s").send().await), "cut");
@@ -75,7 +75,7 @@ async fn a_snapshot_is_written_block_by_block_and_read_when_it_is_complete() {
 
 #[tokio::test]
 async fn errors_have_the_form_of_ebs_and_the_policy_holds() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let faults = [
         (Fault::throttle("StartSnapshot"), "RequestThrottledException"),
         (Fault::unauthorized("StartSnapshot"), "AccessDeniedException"),

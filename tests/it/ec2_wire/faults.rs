@@ -137,6 +137,15 @@ impl Fault {
         Self::new("DetachVolume", Kind::StuckDetach)
     }
 
+    /// In these words.
+    #[must_use]
+    pub(crate) fn saying(mut self, message: &str) -> Self {
+        if let Kind::Refuse(refusal) | Kind::NoEffect(refusal) = &mut self.kind {
+            refusal.message = message.to_owned();
+        }
+        self
+    }
+
     /// The next `count` calls that it fits.
     #[must_use]
     pub(crate) fn times(mut self, count: u32) -> Self {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Calls that are refused or cut have no effect, and the journal says what became of each.
 #[tokio::test]
 async fn refused_throttled_and_cut_calls_do_nothing_and_lost_answers_did() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let ec2 = cloud.ec2();
     let faults = [
         (Fault::throttle("RunInstances"), "RequestLimitExceeded"),
@@ -62,7 +62,7 @@ async fn refused_throttled_and_cut_calls_do_nothing_and_lost_answers_did() {
 /// The answers are the real ones: status, XML, and what the SDK makes of it.
 #[tokio::test]
 async fn errors_have_the_form_of_ec2() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     cloud.inject(Fault::throttle("DescribeInstances"));
     let error = cloud.ec2().describe_instances().send().await.unwrap_err();
     let raw = error.raw_response().unwrap();
@@ -81,7 +81,7 @@ async fn errors_have_the_form_of_ec2() {
 /// By type, zone and market; also for a machine that is started again; quota on the spot market.
 #[tokio::test]
 async fn capacity_lacks_where_it_says() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let (here, there) = (cloud.subnets()[0].clone(), cloud.subnets()[1].clone());
     assert_ne!(here.zone, there.zone);
     let lack = "InsufficientInstanceCapacity";

@@ -20,7 +20,7 @@ async fn listed(cloud: &Cloud, filter: Option<(&str, &str)>) -> Vec<(String, Str
 /// Unknown to a look, missing in a list, `pending` at first; each for its own time.
 #[tokio::test]
 async fn what_is_new_is_known_listed_and_running_only_later() {
-    let cloud = Cloud::start(Rules { speed: 0.0, runs_after: Duration::from_secs(20), ..Rules::default() }).await;
+    let cloud = Cloud::by_hand(Rules { speed: 0.0, runs_after: Duration::from_secs(20), ..Rules::default() }).await;
     let ec2 = cloud.ec2();
     cloud.inject(Fault::unknown_for(Duration::from_secs(5)));
     cloud.inject(Fault::unlisted_for("RunInstances", Duration::from_secs(10)));
@@ -52,7 +52,7 @@ async fn what_is_new_is_known_listed_and_running_only_later() {
 /// "One bad id fails a whole DescribeInstances(ids)"; 1,000 ids at most; ids and pages exclude each other; a filter moto lacks.
 #[tokio::test]
 async fn limits_of_a_look() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let ec2 = cloud.ec2();
     let ids = launched(launch(&cloud, "t").max_count(2)).await;
     let look = |ids: Vec<String>| ec2.describe_instances().set_instance_ids(Some(ids)).send();
@@ -83,7 +83,7 @@ async fn limits_of_a_look() {
 /// What an operator set up is there, Canonical's images too.
 #[tokio::test]
 async fn the_ground_is_there() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let ec2 = cloud.ec2();
     let own = ec2.describe_images().owners("self").send().await.unwrap();
     let image = &own.images()[0];

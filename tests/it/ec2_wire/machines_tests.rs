@@ -8,7 +8,7 @@ use std::time::Duration;
 /// "Only on-demand instances are stopped"; nothing that has ended comes back.
 #[tokio::test]
 async fn machines_stop_and_start_in_their_states_only() {
-    let cloud = Cloud::start(Rules { speed: 0.0, runs_after: Duration::from_secs(20), ..Rules::default() }).await;
+    let cloud = Cloud::by_hand(Rules { speed: 0.0, runs_after: Duration::from_secs(20), ..Rules::default() }).await;
     let ec2 = cloud.ec2();
     let (plain, spot) = (launched(launch(&cloud, "a")).await.remove(0), launched(launch_spot(&cloud, "b")).await.remove(0));
     let stop = |id: &str| ec2.stop_instances().instance_ids(id).send();

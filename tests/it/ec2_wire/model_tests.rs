@@ -92,7 +92,7 @@ fn what_aws_takes_is_taken() {
 /// The SDK lets an unknown value of an enumeration through; AWS does not.
 #[tokio::test]
 async fn a_break_on_the_wire_is_answered_400_and_noted_and_nothing_happens() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let market = aws_sdk_ec2::types::InstanceMarketOptionsRequest::builder().market_type(MarketType::from("grey")).build();
     assert_eq!(code(launch(&cloud, "t").instance_market_options(market).send().await), "ValidationError");
     assert_violated(&cloud, &["model: RunInstances: InstanceMarketOptions.MarketType=grey"]);
@@ -112,10 +112,21 @@ async fn a_break_on_the_wire_is_answered_400_and_noted_and_nothing_happens() {
     assert_violated(&cloud, &["moto cannot: DescribeInstances"]);
 }
 
+/// Nobody can use a right that operators are not told of.
+#[tokio::test]
+async fn a_right_beyond_the_policy_fails_its_test() {
+    let cloud = Cloud::start(Rules::default()).await;
+    cloud.ec2().describe_instances().send().await.unwrap();
+    cloud.ec2().describe_instance_status().send().await.unwrap();
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cloud))).unwrap_err();
+    let told = panic.downcast_ref::<String>().unwrap();
+    assert!(told.ends_with("overlooked:\nbeyond `vm-service iam-policy`: ec2:DescribeInstanceStatus"), "{told}");
+}
+
 /// Nobody can overlook one.
 #[tokio::test]
 async fn a_cloud_that_goes_with_violations_fails_its_test() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     code(launch(&cloud, "t").min_count(2).max_count(2).send().await);
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cloud))).unwrap_err();
     assert!(panic.downcast_ref::<String>().unwrap().contains("MinCount is not 1"), "{panic:?}");

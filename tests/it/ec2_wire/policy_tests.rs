@@ -20,7 +20,7 @@ pub(super) fn assert_violated(cloud: &Cloud, parts: &[&str]) {
 
 #[tokio::test]
 async fn a_launch_keeps_the_policy_or_is_noted() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     launch(&cloud, "fine").send().await.unwrap();
     launch_spot(&cloud, "spot").send().await.unwrap();
     assert_eq!(cloud.violations(), Vec::<String>::new());
@@ -58,7 +58,7 @@ async fn a_launch_keeps_the_policy_or_is_noted() {
 
 #[tokio::test]
 async fn rights_volumes_and_tags_keep_the_policy_or_are_noted() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let profile = || IamInstanceProfileSpecification::builder().name("guest").build();
     assert_ne!(code(launch(&cloud, "p").iam_instance_profile(profile()).send().await), "fine", "moto has no such profile");
     assert_violated(&cloud, &["the instance profile guest gives it rights"]);

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use vm_service::provider::ec2::policy::{self, Features};
 
 /// A block of EBS direct and its headers fit well.
 const LARGEST_BODY: usize = 4 << 20;
@@ -33,21 +34,33 @@ pub(crate) struct Cloud {
     endpoint: String,
     ground: Ground,
     server: AbortHandle,
+    by_hand: bool,
     _moto: Moto,
 }
 
 impl Cloud {
-    /// Starts moto and the proxy, and makes a network, a security group and images.
+    /// Starts moto and the proxy, and makes a network, a security group and images. At its end every right that the calls needed must be
+    /// one that `vm-service iam-policy` gives when all features are on.
     pub(crate) async fn start(rules: Rules) -> Self {
-        Self::build(None, rules).await
+        Self::build(None, false, rules).await
     }
 
     /// The same, with something behind the instances.
     pub(crate) async fn over(backing: Arc<dyn Backing>, rules: Rules) -> Self {
-        Self::build(Some(backing), rules).await
+        Self::build(Some(backing), false, rules).await
     }
 
-    async fn build(backing: Option<Arc<dyn Backing>>, rules: Rules) -> Self {
+    /// As [`Cloud::start`], for tests that call by themselves, also what the service never does.
+    pub(super) async fn by_hand(rules: Rules) -> Self {
+        Self::build(None, true, rules).await
+    }
+
+    /// The same with something behind the instances.
+    pub(super) async fn by_hand_over(backing: Arc<dyn Backing>, rules: Rules) -> Self {
+        Self::build(Some(backing), true, rules).await
+    }
+
+    async fn build(backing: Option<Arc<dyn Backing>>, by_hand: bool, rules: Rules) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let models = tokio::task::spawn_blocking(|| (model::ec2(), model::ebs()));
@@ -60,6 +73,7 @@ impl Cloud {
             journal: Journal::new(),
             faults: Default::default(),
             state: Default::default(),
+            held: Default::default(),
             violations: Default::default(),
             actions: Default::default(),
             profiles: Default::default(),
@@ -73,7 +87,11 @@ impl Cloud {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(listen(listener, wire.clone())).abort_handle();
-        Self { wire, endpoint, ground, server, _moto: moto }
+        Self { wire, endpoint, ground, server, by_hand, _moto: moto }
+    }
+
+    pub(super) fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// For both services.
@@ -192,8 +210,12 @@ impl Cloud {
 impl Drop for Cloud {
     fn drop(&mut self) {
         self.server.abort();
+        if !self.by_hand {
+            let beyond = self.actions().difference(&policy::actions(&Features::ALL)).cloned().collect();
+            self.wire.violated("beyond `vm-service iam-policy`", beyond);
+        }
         let left = self.violations();
-        assert!(left.is_empty() || std::thread::panicking(), "violations that no test looked at:\n{}", left.join("\n"));
+        assert!(left.is_empty() || std::thread::panicking(), "violations that were overlooked:\n{}", left.join("\n"));
     }
 }
 

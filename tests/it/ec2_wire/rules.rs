@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) max_ids: usize,
     /// Machines per launch.
     pub(crate) max_batch: u32,
+    /// Whether machines are ours and not moto's: for hundreds of them, see `held`.
+    pub(crate) held_by_us: bool,
 }
 
 impl Default for Rules {
@@ -50,6 +52,7 @@ impl Default for Rules {
             volumes_per_machine: 27,
             max_ids: 1000,
             max_batch: 1000,
+            held_by_us: false,
         }
     }
 }

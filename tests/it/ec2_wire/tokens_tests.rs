@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// Also after a lost answer, and when there is no room for a new machine any more.
 #[tokio::test]
 async fn one_launch_token_makes_its_machines_once() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     cloud.inject(Fault::lose_answer("RunInstances"));
     assert_eq!(code(launch(&cloud, "t").max_count(3).send().await), "cut");
     cloud.inject(Fault::no_capacity("RunInstances").always());
@@ -37,7 +37,7 @@ async fn one_launch_token_makes_its_machines_once() {
 /// A call that was refused binds no token.
 #[tokio::test]
 async fn tokens_are_64_ascii_characters_and_belong_to_what_was_done() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     assert_eq!(code(launch(&cloud, &"t".repeat(65)).send().await), "InvalidParameterValue");
     assert_eq!(code(launch(&cloud, "é").send().await), "InvalidParameterValue");
     assert_eq!(cloud.violations().len(), 2, "the policy has seen it, too");

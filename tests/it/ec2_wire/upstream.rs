@@ -9,8 +9,16 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
 
 impl Wire {
-    /// A call of EC2 past every check; moto's refusal is passed on as AWS would send it.
+    /// A call of EC2 past every check, to moto or to what is held in its place.
     pub(super) async fn ask(&self, action: &str, params: &Params) -> Result<String, Stop> {
+        match self.ask_held(action, params).await {
+            Some(answer) => answer,
+            None => self.ask_moto(action, params).await,
+        }
+    }
+
+    /// A call of EC2 past every check; moto's refusal is passed on as AWS would send it.
+    pub(super) async fn ask_moto(&self, action: &str, params: &Params) -> Result<String, Stop> {
         let (status, body) = post(&self.http, &self.moto, action, params).await;
         if status == 200 {
             return Ok(body);

@@ -28,7 +28,7 @@ fn pair(state: &str, attachment: &str) -> (String, String) {
 #[tokio::test]
 async fn a_volume_attaches_in_its_zone_to_one_running_machine_at_a_free_place() {
     let rules = Rules { speed: 0.0, runs_after: Duration::from_secs(20), volumes_per_machine: 3, ..Rules::default() };
-    let cloud = Cloud::start(rules).await;
+    let cloud = Cloud::by_hand(rules).await;
     let ec2 = cloud.ec2();
     let machines = launched(launch(&cloud, "m").max_count(2)).await;
     let (one, two) = (&machines[0], &machines[1]);
@@ -62,7 +62,7 @@ async fn a_volume_attaches_in_its_zone_to_one_running_machine_at_a_free_place() 
 
 #[tokio::test]
 async fn attachments_that_do_not_end() {
-    let cloud = Cloud::start(Rules::default()).await;
+    let cloud = Cloud::by_hand(Rules::default()).await;
     let (ec2, machine) = (cloud.ec2(), launched(launch(&cloud, "m")).await.remove(0));
     let disk = made(volume(&cloud, 0, "v")).await;
     let other = launched(launch(&cloud, "n")).await.remove(0);

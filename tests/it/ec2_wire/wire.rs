@@ -7,6 +7,7 @@ use super::backing::Backing;
 use super::budgets::{self, Bucket, Budgets};
 use super::clock::Clock;
 use super::faults::{Faults, Kind};
+use super::held::Held;
 use super::journal::{Journal, Outcome};
 use super::params::Params;
 use super::rules::Rules;
@@ -26,6 +27,7 @@ pub(super) struct Wire {
     pub(super) journal: Journal,
     pub(super) faults: Faults,
     pub(super) state: Mutex<State>,
+    pub(super) held: Mutex<Held>,
     pub(super) violations: Mutex<Vec<String>>,
     /// Rights that calls needed, as a policy names them: `ec2:RunInstances`.
     pub(super) actions: Mutex<BTreeSet<String>>,

@@ -1,0 +1,98 @@
+//! The least policy is the least: each action that it allows is one that the provider calls, by the feature that brings it, or stands
+//! below with a reason. The other direction is at the end of every `Cloud`: nothing is called that the policy does not allow.
+
+use super::alone::Alone;
+use super::volumes::tags;
+use crate::ec2_wire::rules::Rules;
+use std::collections::BTreeSet;
+use vm_service::domain::ec2::Market;
+use vm_service::provider::Provider as _;
+use vm_service::provider::ec2::policy::{self, Features};
+use vm_service::provider::reserve::Reserve as _;
+use vm_service::provider::volumes::Volumes as _;
+
+/// What a feature allows and nothing calls so far: feature, action, why not.
+const NOT_YET: [(&str, &str, &str); 8] = [
+    ("volumes", "ec2:DeleteSnapshot", "generations are not trimmed yet"),
+    ("seed", "ebs:CompleteSnapshot", "no volume is filled from outside yet"),
+    ("seed", "ebs:GetSnapshotBlock", "no volume is filled from outside yet"),
+    ("seed", "ebs:ListChangedBlocks", "no volume is filled from outside yet, and moto does not know it"),
+    ("seed", "ebs:ListSnapshotBlocks", "no volume is filled from outside yet"),
+    ("seed", "ebs:PutSnapshotBlock", "no volume is filled from outside yet"),
+    ("seed", "ebs:StartSnapshot", "no volume is filled from outside yet"),
+    ("seed", "ec2:DescribeSnapshots", "no volume is filled from outside yet"),
+];
+
+#[tokio::test]
+async fn each_right_of_the_policy_is_used() {
+    let mut alone = Alone::new(Rules::default()).await;
+    always(&alone).await;
+    let base = policy::actions(&Features::default());
+    let mut seen = alone.cloud.actions();
+    assert_eq!(seen, base);
+    let only = Features::default();
+    for (name, features) in [
+        ("spot", Features { spot: true, ..only }),
+        ("instance profile", Features { instance_profile: true, ..only }),
+        ("volumes", Features { volumes: true, ..only }),
+        ("reserve", Features { reserve: true, ..only }),
+        ("seed", Features { seed: true, ..only }),
+    ] {
+        match name {
+            "spot" => spot(&mut alone).await,
+            "instance profile" => profile(&mut alone).await,
+            "volumes" => volumes(&alone).await,
+            "reserve" => reserve(&mut alone).await,
+            _ => {}
+        }
+        let now = alone.cloud.actions();
+        let used = &now - &seen;
+        seen = now;
+        let not_yet: BTreeSet<String> = NOT_YET.iter().filter(|it| it.0 == name).map(|it| it.1.to_owned()).collect();
+        assert!(used.is_disjoint(&not_yet), "{name}: {used:?} is used now, and {not_yet:?} says that it is not");
+        assert_eq!(&used | &not_yet, &policy::actions(&features) - &base, "{name}");
+    }
+}
+
+/// What is done whatever the settings are.
+async fn always(alone: &Alone) {
+    let findings = alone.ec2.check().await;
+    assert!(findings.iter().all(|it| it.ok), "{findings:?}");
+    let ids = alone.machines("always", 1).await;
+    alone.ec2.list_machines().await.unwrap();
+    alone.ec2.console(&ids[0]).await.unwrap();
+    alone.ec2.terminate(&ids).await.unwrap();
+}
+
+async fn spot(alone: &mut Alone) {
+    alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.market = Market::Spot);
+    assert_eq!(Features::of(&alone.settings), Features { spot: true, ..Features::default() });
+    let ids = alone.machines("spot", 1).await;
+    assert!(alone.cloud.instances().await.iter().any(|it| it.id == ids[0] && it.spot));
+}
+
+/// moto has no profile; whether it is allowed to give it is asked before.
+async fn profile(alone: &mut Alone) {
+    alone.cloud.allow_profile("jobs");
+    alone.set(|settings| settings.ec2.instance_profile = Some("jobs".to_owned()));
+    let refused = alone.launch("profile", 1).await.unwrap_err();
+    assert_eq!(alone.cloud.calls("RunInstances").last().unwrap().params.get("IamInstanceProfile.Name"), Some("jobs"), "{refused}");
+    alone.set(|settings| settings.ec2.instance_profile = None);
+}
+
+async fn reserve(alone: &mut Alone) {
+    alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.market = Market::OnDemand);
+    let machine = alone.machines("reserve", 1).await.remove(0);
+    alone.ec2.stop(&machine, false).await.unwrap();
+    alone.ec2.start(&machine).await.unwrap();
+}
+
+async fn volumes(alone: &Alone) {
+    let machine = alone.machines("with a volume", 1).await.remove(0);
+    let spec = crate::support::volume(&tags("p"), &alone.cloud.subnets()[0].zone, "volume");
+    let volume = alone.ec2.create_volume(&spec).await.unwrap().provider_id;
+    alone.ec2.attach_volume(&volume, &machine).await.unwrap();
+    alone.ec2.snapshot_volume(&volume, "snapshot").await.unwrap();
+    alone.ec2.detach_volume(&volume).await.unwrap();
+    alone.ec2.delete_volume(&volume).await.unwrap();
+}
