@@ -156,7 +156,7 @@ impl Lab {
     /// The provider of this service, for what its roles do not do yet.
     pub(super) fn ec2(&self) -> Ec2 {
         let settings = Settings { ec2: serde_json::from_value(self.ec2_settings()).unwrap(), ..Settings::default() };
-        let ec2 = Ec2::new(self.installation, self.cloud.region());
+        let ec2 = Ec2::new(self.installation, self.cloud.region(), vm_service::domain::outbound::Outbound::default());
         ec2.configure(&settings, Some(&Secret::new(SECRET)));
         ec2
     }

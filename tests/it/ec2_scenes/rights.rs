@@ -60,6 +60,7 @@ async fn always(alone: &Alone) {
     assert!(findings.iter().all(|it| it.ok), "{findings:?}");
     let ids = alone.machines("always", 1).await;
     alone.ec2.list_machines().await.unwrap();
+    alone.ec2.list_notices().await.unwrap();
     alone.ec2.console(&ids[0]).await.unwrap();
     alone.ec2.terminate(&ids).await.unwrap();
 }
@@ -67,6 +68,7 @@ async fn always(alone: &Alone) {
 async fn spot(alone: &mut Alone) {
     alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.market = Market::Spot);
     assert_eq!(Features::of(&alone.settings), Features { spot: true, ..Features::default() });
+    alone.ec2.list_notices().await.unwrap();
     let ids = alone.machines("spot", 1).await;
     assert!(alone.cloud.instances().await.iter().any(|it| it.id == ids[0] && it.spot));
 }

@@ -51,7 +51,7 @@ impl Scene {
     /// The same with another region in the settings than the cloud is in.
     pub(super) async fn in_region(mut self, region: &str) -> Self {
         self.region = region.to_owned();
-        self.ec2 = Arc::new(Ec2::new(self.bench.world.installation, region));
+        self.ec2 = Arc::new(Ec2::new(self.bench.world.installation, region, Outbound::default()));
         self.bench.world.providers = Providers::new(vec![self.ec2.clone()]);
         self.set(|_| {}).await;
         self

@@ -117,10 +117,10 @@ async fn a_break_on_the_wire_is_answered_400_and_noted_and_nothing_happens() {
 async fn a_right_beyond_the_policy_fails_its_test() {
     let cloud = Cloud::start(Rules::default()).await;
     cloud.ec2().describe_instances().send().await.unwrap();
-    cloud.ec2().describe_instance_status().send().await.unwrap();
+    cloud.ec2().describe_regions().send().await.unwrap();
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cloud))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
-    assert!(told.ends_with("overlooked:\nbeyond `vm-service iam-policy`: ec2:DescribeInstanceStatus"), "{told}");
+    assert!(told.ends_with("overlooked:\nbeyond `vm-service iam-policy`: ec2:DescribeRegions"), "{told}");
 }
 
 /// Nobody can overlook one.

@@ -90,10 +90,6 @@ impl Cloud {
         Self { wire, endpoint, ground, server, by_hand, _moto: moto }
     }
 
-    pub(super) fn wire(&self) -> &Wire {
-        &self.wire
-    }
-
     /// For both services.
     pub(crate) fn endpoint(&self) -> String {
         self.endpoint.clone()
