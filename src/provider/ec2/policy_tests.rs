@@ -25,6 +25,7 @@ fn what_is_always_needed_and_nothing_else() {
     let expected = [
         "ec2:CreateTags",
         "ec2:DescribeImages",
+        "ec2:DescribeInstanceStatus",
         "ec2:DescribeInstanceTypeOfferings",
         "ec2:DescribeInstanceTypes",
         "ec2:DescribeInstances",
@@ -43,7 +44,7 @@ fn a_feature_brings_its_own_actions_only() {
     let base = actions(&Features::default());
     let more = |features: &Features| -> Vec<String> { actions(features).difference(&base).cloned().collect() };
     let only = Features::default();
-    assert_eq!(more(&Features { spot: true, ..only }), Vec::<String>::new());
+    assert_eq!(more(&Features { spot: true, ..only }), ["ec2:DescribeSpotInstanceRequests"]);
     assert_eq!(more(&Features { instance_profile: true, ..only }), ["iam:PassRole"]);
     assert_eq!(more(&Features { reserve: true, ..only }), ["ec2:StartInstances", "ec2:StopInstances"]);
     assert!(more(&Features { volumes: true, ..only }).iter().all(|name| name.starts_with("ec2:")));
