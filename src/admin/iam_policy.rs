@@ -68,8 +68,8 @@ fn features(settings: &Settings, wanted: &Wanted) -> Features {
         return Features::ALL;
     }
     let asked = |more| wanted.more.contains(&more);
-    let Features { spot, instance_profile, .. } = Features::of(settings);
-    Features { spot, instance_profile, volumes: asked(More::Volumes), reserve: asked(More::Reserve), seed: asked(More::Seed) }
+    let set = Features::of(settings);
+    Features { volumes: asked(More::Volumes), reserve: set.reserve || asked(More::Reserve), seed: asked(More::Seed), ..set }
 }
 
 #[cfg(test)]
@@ -92,6 +92,8 @@ mod tests {
         assert_eq!(notes, "");
         let (more, _) = printed(&settings, &Wanted { more: vec![More::Reserve], ..Wanted::default() }).unwrap();
         assert!(more.contains("StopInstances") && !more.contains("ebs:"), "{more}");
+        settings.resource_classes.get_mut("medium").unwrap().reserve.machine = 1;
+        assert!(printed(&settings, &Wanted::default()).unwrap().0.contains("StopInstances"), "the settings switch it on");
         let (all, notes) = printed(&settings, &Wanted { all: true, ..Wanted::default() }).unwrap();
         assert!(all.contains("ebs:StartSnapshot") && all.contains(ROLE) && notes.contains(ROLE), "{all}");
         assert!(serde_json::from_str::<serde_json::Value>(&all).is_ok());

@@ -173,6 +173,12 @@ async fn what_aws_refuses_is_told_with_what_to_change() {
         assert_told(&wrong, &[topic]);
         assert!(wrong[0].contains("UnauthorizedOperation") && wrong[0].contains("`vm-service iam-policy`"), "{wrong:?}");
     }
+    let several = |it: &mut Settings| {
+        it.resource_classes.get_mut("large").unwrap().ec2.instance_types = ["m5.large", "m6i.large"].map(str::to_owned).to_vec();
+    };
+    assert_eq!(told(&cloud, None, several).await, Vec::<String>::new());
+    let wrong = told(&cloud, Some(Fault::unauthorized("CreateLaunchTemplate")), several).await;
+    assert_told(&wrong, &["trial launch template: class large: AWS does not let us"]);
     for action in ["DescribeImages", "DescribeInstanceTypes", "DescribeInstanceTypeOfferings"] {
         let wrong = told(&cloud, Some(Fault::unauthorized(action)), nothing).await;
         assert_told(&wrong, &["resource classes: AWS does not let us", "trial launch: not tried"]);

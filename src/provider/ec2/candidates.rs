@@ -3,10 +3,6 @@
 //! What was refused for want of capacity is not asked again for [`NO_CAPACITY_FOR`] (a whole market at its quota: [`QUOTA_FOR`]), so
 //! that one pass falls through to what has room and the next passes do not begin with what has none. Each process remembers for itself:
 //! it is worth a call or two, not a table.
-//!
-//! Not CreateFleet, which looks for room in several types and subnets at once: it takes user data only from a launch template, and ours
-//! differs in each launch. That would be three calls a launch and a kind of thing that leaks, for what falling through gives in one call
-//! where there is room, and in one more for each candidate that has none.
 
 use crate::domain::ec2::{Ec2Class, Ec2Settings, Market};
 use serde::{Deserialize, Serialize};
@@ -20,7 +16,7 @@ const NO_CAPACITY_FOR: Duration = Duration::from_secs(180);
 const QUOTA_FOR: Duration = Duration::from_secs(300);
 
 /// One way to get machines.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Candidate {
     pub(super) instance_type: String,
     pub(super) subnet: String,
@@ -28,7 +24,7 @@ pub(super) struct Candidate {
 }
 
 /// All that an attempt asks for beside its tags and user data: kept in the launch's row, the same in each repetition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Parameters {
     pub(super) instance_type: String,
     pub(super) subnet: String,
@@ -46,6 +42,9 @@ pub(super) struct Parameters {
     /// The image is the distribution's own.
     #[serde(default)]
     pub(super) bare: bool,
+    /// What a fleet may choose from, the first one included; empty: it is no fleet.
+    #[serde(default)]
+    pub(super) fleet: Vec<Candidate>,
 }
 
 impl Parameters {
@@ -70,6 +69,12 @@ pub(super) fn all(settings: &Ec2Settings, class: &Ec2Class) -> Vec<Candidate> {
         }
     }
     all
+}
+
+/// Whether the class leaves a choice of types: then AWS chooses (`fleet`).
+pub(super) fn has_choice(settings: &Ec2Settings, class: &Ec2Class) -> bool {
+    let types = types(settings, class);
+    types.iter().any(|name| *name != types[0])
 }
 
 /// Of this class; the one of the settings when it names none.
@@ -108,6 +113,12 @@ impl Memory {
         let next = all.iter().filter_map(|candidate| entries.get(candidate)).min_by_key(|(until, _)| *until);
         let Some((_, why)) = next else { return Err("no instance type and subnet is set".to_owned()) };
         Err(format!("there is no room in any of {} places: {why}", all.len()))
+    }
+
+    /// Those of a market that may be asked.
+    pub(super) fn open(&self, all: &[Candidate], spot: bool) -> Vec<Candidate> {
+        let entries = self.entries();
+        all.iter().filter(|candidate| candidate.spot == spot && !entries.contains_key(candidate)).cloned().collect()
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Candidate, (Instant, String)>> {

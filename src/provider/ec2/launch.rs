@@ -20,6 +20,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::time::Instant;
 
+/// 1 by default, and an image's flag can silently make it 2: then containers reach it.
+pub(super) const HOP_LIMIT: i32 = 1;
+
 impl Ec2 {
     /// What the next attempt of this class asks for.
     pub(super) async fn parameters(&self, class: &ResourceClass) -> Result<Parameters, ProviderError> {
@@ -33,13 +36,20 @@ impl Ec2 {
         let all = candidates::all(settings, &class.ec2);
         let first = self.memory.first(&all, Instant::now()).map_err(ProviderError::NoCapacity)?;
         let image = self.find_image(class).await?;
-        Ok(parameters(settings, &security_group, class, first, image))
+        let mut parameters = parameters(settings, &security_group, class, first, image);
+        if candidates::has_choice(settings, &class.ec2) {
+            parameters.fleet = self.memory.open(&all, first.spot);
+        }
+        Ok(parameters)
     }
 
     /// Asks for machines.
     pub(super) async fn run_instances(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
         let parameters: Parameters = serde_json::from_str(&spec.candidate)
             .map_err(|error| ProviderError::Invalid(format!("the launch's candidate cannot be read: {error}")))?;
+        if !parameters.fleet.is_empty() {
+            return self.create_fleet(spec, &parameters).await;
+        }
         let answer = request(&self.client().await, spec, &parameters).send().await.map_err(Refusal::of);
         match answer {
             Ok(made) => Ok(made.instances.unwrap_or_default().iter().map(|it| self.machine(it)).collect()),
@@ -48,7 +58,7 @@ impl Ec2 {
         }
     }
 
-    fn remember(&self, candidate: &Candidate, class: &ResourceClass, refusal: Refusal) -> ProviderError {
+    pub(super) fn remember(&self, candidate: &Candidate, class: &ResourceClass, refusal: Refusal) -> ProviderError {
         let market = if candidate.spot { "spot" } else { "on demand" };
         let what = format!("{} {market} in {}", candidate.instance_type, candidate.subnet);
         let why = format!("{what}: {}: {}", refusal.code, refusal.message);
@@ -91,6 +101,7 @@ pub(super) fn parameters(
         security_group: security_group.to_owned(),
         public_ip: settings.public_ip,
         instance_profile: settings.instance_profile.clone(),
+        fleet: Vec::new(),
         hibernate: class.reserve.hibernate && !candidate.spot,
     }
 }
@@ -99,8 +110,7 @@ pub(super) fn request(client: &aws_sdk_ec2::Client, spec: &LaunchSpec, asked: &P
     let metadata = InstanceMetadataOptionsRequest::builder()
         .http_endpoint(InstanceMetadataEndpointState::Enabled)
         .http_tokens(HttpTokensState::Required)
-        // 1 by default, and an image's flag can silently make it 2: then containers reach it.
-        .http_put_response_hop_limit(1);
+        .http_put_response_hop_limit(HOP_LIMIT);
     let disk = EbsBlockDevice::builder()
         .volume_size(i32::try_from(asked.disk_gib).unwrap_or(i32::MAX))
         .volume_type(VolumeType::Gp3)

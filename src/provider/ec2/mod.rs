@@ -4,7 +4,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `connection` | who we are and where EC2 is |
-//! | `candidates`, `images`, `launch` | from a resource class to one RunInstances that says everything |
+//! | `candidates`, `images`, `launch`, `fleet` | from a resource class to one RunInstances, or CreateFleet, that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
 //! | `notices` | what AWS announces about them |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
@@ -18,6 +18,7 @@ mod budget;
 mod candidates;
 mod check;
 mod connection;
+mod fleet;
 mod images;
 mod launch;
 mod machines;
@@ -58,6 +59,7 @@ pub struct Ec2 {
     classes: RwLock<Arc<BTreeMap<String, ResourceClass>>>,
     memory: candidates::Memory,
     images: images::Images,
+    templates: fleet::Templates,
     budget: budget::Budget,
 }
 
@@ -73,6 +75,7 @@ impl Ec2 {
             classes: RwLock::default(),
             memory: candidates::Memory::default(),
             images: images::Images::default(),
+            templates: fleet::Templates::default(),
             budget: budget::Budget::default(),
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! Not here: what the settings say (`domain::ec2`); whether it is allowed (`check`).
 
+use super::candidates;
 use super::tags::INSTALLATION;
 use crate::domain::ec2::Market;
 use crate::domain::ids::InstallationId;
@@ -22,6 +23,8 @@ pub const ROLE: &str = "ROLE-OF-THE-INSTANCE-PROFILE";
 pub struct Features {
     /// Spot machines.
     pub spot: bool,
+    /// Classes leave AWS a choice of types.
+    pub fleet: bool,
     /// Machines get an instance profile.
     pub instance_profile: bool,
     /// Cache volumes and their snapshots.
@@ -34,21 +37,26 @@ pub struct Features {
 
 impl Features {
     /// Everything.
-    pub const ALL: Self = Self { spot: true, instance_profile: true, volumes: true, reserve: true, seed: true };
+    pub const ALL: Self = Self { spot: true, fleet: true, instance_profile: true, volumes: true, reserve: true, seed: true };
 
     /// What these settings switch on.
     pub fn of(settings: &Settings) -> Self {
         let spot = settings.resource_classes.values().any(|class| class.ec2.market != Market::OnDemand);
         let reserve = settings.resource_classes.values().any(|class| class.reserve.machine + class.reserve.remote_docker > 0);
-        Self { spot, reserve, instance_profile: settings.ec2.instance_profile.is_some(), ..Self::default() }
+        let fleet = settings.resource_classes.values().any(|class| candidates::has_choice(&settings.ec2, &class.ec2));
+        Self { spot, fleet, reserve, instance_profile: settings.ec2.instance_profile.is_some(), ..Self::default() }
     }
 }
 
 /// The policy of one installation in one region: a document of version 2012-10-17.
 pub fn policy(features: &Features, installation: InstallationId, region: &str) -> Value {
     let place = Place { installation: installation.to_string(), region: region.to_owned(), partition: partition(region) };
-    let mut statements = vec![place.look(features), place.launch(features), place.launch_from(), place.tag(features)];
+    let mut statements = vec![place.look(features), place.launch(features), place.launch_from(features), place.tag(features)];
     statements.push(place.change_ours("Ours", &["TerminateInstances", "GetConsoleOutput"], &[place.own("instance")]));
+    if features.fleet {
+        statements.push(place.make("Templates", &ec2(&["CreateLaunchTemplate"]), &[place.own("launch-template")]));
+        statements.push(place.change_ours("LaunchFromTemplates", launches(features), &[place.own("launch-template")]));
+    }
     if features.instance_profile {
         statements.push(place.pass_role());
     }
@@ -117,20 +125,27 @@ impl Place {
         if features.spot {
             made.push(self.own("spot-instances-request"));
         }
-        self.make("Launch", &ec2(&["RunInstances"]), &made)
+        if features.fleet {
+            made.push(self.own("fleet"));
+        }
+        self.make("Launch", &ec2(launches(features)), &made)
     }
 
     /// What a launch uses and does not make.
-    fn launch_from(&self) -> Value {
+    fn launch_from(&self, features: &Features) -> Value {
         let used = [self.public("image"), self.public("snapshot"), self.own("subnet"), self.own("security-group")];
         let here = json!({ "StringEquals": { "aws:RequestedRegion": self.region } });
-        allow("LaunchFrom", &ec2(&["RunInstances"]), &used, Some(here))
+        allow("LaunchFrom", &ec2(launches(features)), &used, Some(here))
     }
 
     /// Tags only in the call that makes a thing: nobody can make a stranger's machine ours.
     fn tag(&self, features: &Features) -> Value {
-        let mut calls = vec!["RunInstances"];
+        let mut calls = launches(features).to_vec();
         let mut made = vec![self.own("instance"), self.own("volume"), self.own("network-interface")];
+        if features.fleet {
+            calls.push("CreateLaunchTemplate");
+            made.extend([self.own("fleet"), self.own("launch-template")]);
+        }
         if features.spot {
             made.push(self.own("spot-instances-request"));
         }
@@ -206,6 +221,11 @@ impl Place {
     fn public(&self, kind: &str) -> String {
         format!("arn:{}:ec2:{}::{kind}/*", self.partition, self.region)
     }
+}
+
+/// The calls that make machines.
+fn launches(features: &Features) -> &'static [&'static str] {
+    if features.fleet { &["RunInstances", "CreateFleet"] } else { &["RunInstances"] }
 }
 
 fn ec2(names: &[&str]) -> Vec<String> {

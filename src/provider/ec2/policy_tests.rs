@@ -45,6 +45,7 @@ fn a_feature_brings_its_own_actions_only() {
     let more = |features: &Features| -> Vec<String> { actions(features).difference(&base).cloned().collect() };
     let only = Features::default();
     assert_eq!(more(&Features { spot: true, ..only }), ["ec2:DescribeSpotInstanceRequests"]);
+    assert_eq!(more(&Features { fleet: true, ..only }), ["ec2:CreateFleet", "ec2:CreateLaunchTemplate"]);
     assert_eq!(more(&Features { instance_profile: true, ..only }), ["iam:PassRole"]);
     assert_eq!(more(&Features { reserve: true, ..only }), ["ec2:StartInstances", "ec2:StopInstances"]);
     assert!(more(&Features { volumes: true, ..only }).iter().all(|name| name.starts_with("ec2:")));
@@ -59,7 +60,7 @@ fn what_makes_or_changes_something_asks_for_our_tag() {
     let free = |it: &&Value| it["Sid"] != "Look" && it["Sid"] != "LaunchFrom" && it["Sid"] != "PassRole";
     let all = of(&Features::ALL);
     let bound: Vec<&Value> = all.iter().filter(free).collect();
-    assert_eq!(bound.len(), 10, "{bound:#?}");
+    assert_eq!(bound.len(), 12, "{bound:#?}");
     for statement in bound {
         let tags = ["aws:RequestTag/vm-service:installation", "aws:ResourceTag/vm-service:installation"];
         let values: Vec<&Value> = tags.iter().map(|tag| condition(statement, tag)).filter(|it| !it.is_null()).collect();
@@ -95,7 +96,8 @@ fn a_launch_makes_only_what_is_tagged_and_uses_only_what_it_must() {
 fn tags_are_given_only_in_the_creating_call() {
     let calls = |features| condition(with(&of(&features), "ec2:CreateTags")[0], "ec2:CreateAction").clone();
     assert_eq!(calls(Features::default()), json!(["RunInstances"]));
-    assert_eq!(calls(Features::ALL), json!(["RunInstances", "CreateVolume", "CreateSnapshot", "StartSnapshot"]));
+    let all = ["RunInstances", "CreateFleet", "CreateLaunchTemplate", "CreateVolume", "CreateSnapshot", "StartSnapshot"];
+    assert_eq!(calls(Features::ALL), json!(all));
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl Refusal {
         Self { kind: kind(&code), code, message }
     }
 
+    /// One that AWS names in an answer.
+    pub(super) fn saying(code: String, message: String) -> Self {
+        Self { kind: kind(&code), code, message }
+    }
+
     /// What an operator reads: what AWS said, and what to change.
     pub(super) fn advice(&self) -> String {
         let Self { kind, code, message } = self;

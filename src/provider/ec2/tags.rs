@@ -40,6 +40,11 @@ pub(super) fn write(tags: &Tags) -> Vec<Tag> {
     ])
 }
 
+/// On what is the same in many launches.
+pub(super) fn write_common(installation: InstallationId) -> Vec<Tag> {
+    list([(MANAGED_BY.0, MANAGED_BY.1.to_owned()), (INSTALLATION, installation.to_string())])
+}
+
 /// On a cache volume.
 pub(super) fn write_volume(tags: &VolumeTags) -> Vec<Tag> {
     list([

@@ -25,7 +25,7 @@ async fn no_room_in_one_zone_is_found_in_the_next_in_the_same_pass(pool: PgPool)
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
-async fn types_and_markets_are_tried_in_the_operators_order(pool: PgPool) {
+async fn several_types_are_one_fleet_in_the_operators_order(pool: PgPool) {
     let scene = Scene::new(pool).await;
     scene
         .set(|settings| {
@@ -34,12 +34,28 @@ async fn types_and_markets_are_tried_in_the_operators_order(pool: PgPool) {
             class.ec2.market = Market::SpotThenOnDemand;
         })
         .await;
-    scene.cloud.inject(Fault::no_capacity("RunInstances").of_type("m7i.large").always());
-    scene.cloud.inject(Fault::quota("RunInstances", "MaxSpotInstanceCountExceeded").market(true).always());
+    scene.cloud.inject(Fault::no_capacity("CreateFleet").of_type("m7i.large").always());
+    scene.cloud.inject(Fault::quota("CreateFleet", "MaxSpotInstanceCountExceeded").market(true).always());
     let (_, machine) = scene.job().await;
     let truth = scene.cloud.instances().await;
     let truth = truth.iter().find(|it| it.id == machine).unwrap();
     assert_eq!((truth.instance_type.as_str(), truth.spot), ("m6i.large", false));
+    let fleets = scene.cloud.calls("CreateFleet");
+    let asked = |nth: usize, name: &str| -> Vec<String> {
+        let at = "LaunchTemplateConfigs.1.Overrides";
+        let entries = fleets[nth].params.entries(at);
+        entries.iter().map(|entry| fleets[nth].params.get(&format!("{entry}.{name}")).unwrap().to_owned()).collect()
+    };
+    assert_eq!(fleets.len(), 2, "spot, then on demand, in one pass");
+    assert_eq!(asked(0, "InstanceType"), ["m7i.large", "m7i.large", "m6i.large", "m6i.large"]);
+    assert_eq!(asked(0, "Priority"), ["0", "1", "2", "3"].map(|nth| format!("{nth}.0")));
+    scene.job().await;
+    assert_eq!(scene.cloud.calls("CreateFleet").len(), 3, "what has no room is not asked again");
+    assert_eq!(
+        (scene.cloud.calls("CreateLaunchTemplate").len(), scene.cloud.calls("RunInstances").len()),
+        (2, 0),
+        "one a market, once"
+    );
     scene.ends_clean().await;
 
     scene.cloud.lift_all();
@@ -85,7 +101,7 @@ async fn a_quota_spills_over_where_the_operator_allows_it(pool: PgPool) {
             })
             .await;
     };
-    let asked = || scene.cloud.calls("RunInstances").len();
+    let asked = || scene.cloud.calls("RunInstances").len() + scene.cloud.calls("CreateFleet").len();
     let truth = async |machine: String| {
         let truth = scene.cloud.instances().await.into_iter().find(|it| it.id == machine).unwrap();
         (truth.instance_type, truth.spot)
@@ -97,12 +113,12 @@ async fn a_quota_spills_over_where_the_operator_allows_it(pool: PgPool) {
     assert_eq!(truth(scene.job().await.1).await, ("t3.large".to_owned(), false));
     assert_eq!(asked(), 3);
 
-    scene.cloud.inject(Fault::quota("RunInstances", "InstanceLimitExceeded").of_type("m7i.large").market(false).always());
+    scene.cloud.inject(Fault::quota("CreateFleet", "InstanceLimitExceeded").of_type("m7i.large").market(false).always());
     allow(["m7i.large", "m6i.large"], Market::OnDemand).await;
     assert_eq!(truth(scene.job().await.1).await, ("m6i.large".to_owned(), false));
-    assert_eq!(asked(), 5);
+    assert_eq!(asked(), 4, "both types in one fleet");
     assert_eq!(truth(scene.job().await.1).await, ("m6i.large".to_owned(), false));
-    assert_eq!(asked(), 6);
+    assert_eq!(asked(), 5);
     scene.ends_clean().await;
 
     // Where nothing else is allowed the job waits, and is told.
@@ -110,7 +126,7 @@ async fn a_quota_spills_over_where_the_operator_allows_it(pool: PgPool) {
     let task = scene.bench.ask(&scene.bench.request("p")).await.view.id;
     scene.cloud.inject(Fault::quota("RunInstances", "MaxSpotInstanceCountExceeded").market(true).always());
     scene.turn(60).await;
-    assert_eq!((scene.bench.state(task).await, asked()), (TaskState::Queued, 6), "it is known already");
+    assert_eq!((scene.bench.state(task).await, asked()), (TaskState::Queued, 5), "it is known already");
     let timeline = scene.bench.timeline(task).await.join("\n");
     assert!(timeline.contains("t3.large spot in subnet-") && timeline.contains("MaxSpotInstanceCountExceeded"), "{timeline}");
     scene.ends_clean().await;

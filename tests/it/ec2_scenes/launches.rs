@@ -79,6 +79,29 @@ async fn a_lost_answer_makes_no_second_machine(pool: PgPool) {
     scene.ends_clean().await;
 }
 
+/// The same for a fleet: its machines are found by their token, or by their tags.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_lost_answer_makes_no_second_fleet(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene
+        .set(|settings| {
+            let types = ["m7i.large", "m6i.large"].map(str::to_owned);
+            settings.resource_classes.get_mut("medium").unwrap().ec2.instance_types = types.to_vec();
+        })
+        .await;
+    scene.cloud.inject(Fault::lose_answer("CreateLaunchTemplate"));
+    scene.cloud.inject(Fault::lose_answer("CreateFleet").times(2));
+    let (task, machine) = scene.job().await;
+    assert_eq!(scene.live().await, std::slice::from_ref(&machine));
+    let truth = scene.cloud.instances().await.remove(0);
+    assert_eq!((truth.id, truth.instance_type.as_str()), (machine, "m7i.large"));
+    assert!(truth.tags.contains_key("vm-service:launch"));
+    assert_eq!(scene.bench.task(task).await.way_in.unwrap().address, truth.address);
+    let fleets = scene.cloud.calls("CreateFleet");
+    assert!(fleets.len() == 3 && fleets.iter().all(|it| it.params == fleets[0].params), "the same token and parameters");
+    scene.ends_clean().await;
+}
+
 /// The same with a process that is killed while it waits for the answer: the settings have changed when another goes on.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_killed_service_makes_no_second_machine(pool: PgPool) {

@@ -33,6 +33,7 @@ async fn each_right_of_the_policy_is_used() {
     let only = Features::default();
     for (name, features) in [
         ("spot", Features { spot: true, ..only }),
+        ("fleet", Features { fleet: true, ..only }),
         ("instance profile", Features { instance_profile: true, ..only }),
         ("volumes", Features { volumes: true, ..only }),
         ("reserve", Features { reserve: true, ..only }),
@@ -40,6 +41,7 @@ async fn each_right_of_the_policy_is_used() {
     ] {
         match name {
             "spot" => spot(&mut alone).await,
+            "fleet" => fleet(&mut alone).await,
             "instance profile" => profile(&mut alone).await,
             "volumes" => volumes(&alone).await,
             "reserve" => reserve(&mut alone).await,
@@ -71,6 +73,16 @@ async fn spot(alone: &mut Alone) {
     alone.ec2.list_notices().await.unwrap();
     let ids = alone.machines("spot", 1).await;
     assert!(alone.cloud.instances().await.iter().any(|it| it.id == ids[0] && it.spot));
+}
+
+async fn fleet(alone: &mut Alone) {
+    let types = |alone: &mut Alone, types: &[&str]| {
+        let types: Vec<String> = types.iter().map(|name| (*name).to_owned()).collect();
+        alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.instance_types = types);
+    };
+    types(alone, &["m7i.large", "m6i.large"]);
+    assert_eq!(alone.machines("fleet", 1).await.len(), 1);
+    types(alone, &[]);
 }
 
 /// moto has no profile; whether it is allowed to give it is asked before.

@@ -81,6 +81,15 @@ impl Refusal {
         Self::new(503, "RequestLimitExceeded", "Request limit exceeded.")
     }
 
+    /// As one of the errors in the answer to CreateFleet.
+    pub(super) fn as_fleet_error(&self, instance_type: &str, subnet: &str) -> String {
+        let Self { code, message, .. } = self;
+        format!(
+            "<item><errorCode>{code}</errorCode><errorMessage>{message}</errorMessage><launchTemplateAndOverrides><overrides>\
+             <instanceType>{instance_type}</instanceType><subnetId>{subnet}</subnetId></overrides></launchTemplateAndOverrides></item>"
+        )
+    }
+
     pub(super) fn outcome(&self) -> Outcome {
         if self.code == "RequestLimitExceeded" { Outcome::Throttled } else { Outcome::Refused(self.code.clone()) }
     }

@@ -56,16 +56,50 @@ impl Wire {
         )))
     }
 
-    /// An instant fleet. What its launch template says of the machines was checked when the template was made; room is looked for
-    /// in its first override only.
+    /// An instant fleet: each of its overrides has room or is named in the errors, and machines come of the first one that has. What its
+    /// launch template says of them was checked when the template was made.
     pub(super) async fn create_fleet(&self, call: &Call) -> Result<Answer, Stop> {
         if let Some(first) = self.first(call, "ClientToken")? {
             return Ok(first.answer);
         }
-        let wanted = self.wanted(&call.params, "LaunchTemplateConfigs.1.Overrides.1.");
-        self.check_room(&call.action, &wanted)?;
-        let answer = Answer::xml(self.ask(&call.action, &call.params).await?);
-        self.remember(call, "ClientToken", Vec::new(), &answer);
+        let at = "LaunchTemplateConfigs.1.Overrides";
+        let mut params = call.params.clone();
+        let mut errors = String::new();
+        for entry in call.params.entries(at) {
+            let wanted = self.wanted(&call.params, &format!("{entry}."));
+            self.check_type(&wanted.instance_type)?;
+            if let Err(Stop::Refused(refusal)) = self.check_room(&call.action, &wanted) {
+                let subnet = call.params.get(&format!("{entry}.SubnetId")).unwrap_or_default();
+                errors.push_str(&refusal.as_fleet_error(&wanted.instance_type, subnet));
+                params.0.retain(|name, _| !name.starts_with(&format!("{entry}.")));
+            }
+        }
+        let answer = match params.entries(at).first() {
+            None => format!(
+                "<CreateFleetResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>1</requestId>\
+                 <fleetId>fleet-0</fleetId><errorSet>{errors}</errorSet></CreateFleetResponse>"
+            ),
+            // moto takes the first of a list that counts from 1.
+            Some(first) => {
+                let kept: Vec<(String, String)> = params
+                    .0
+                    .iter()
+                    .filter(|(name, _)| name.starts_with(&format!("{first}.")))
+                    .map(|(n, v)| (n.clone(), v.clone()))
+                    .collect();
+                params.0.retain(|name, _| !name.starts_with(&format!("{at}.")));
+                params.0.extend(kept.into_iter().map(|(name, value)| (name.replacen(first, &format!("{at}.1"), 1), value)));
+                let made = self.ask(&call.action, &params).await?;
+                made.replace("</CreateFleetResponse>", &format!("<errorSet>{errors}</errorSet></CreateFleetResponse>"))
+            }
+        };
+        let document = parse(&answer);
+        let sets = items(document.root_element(), &["fleetInstanceSet"]).into_iter();
+        let ids: Vec<String> =
+            sets.flat_map(|set| items(set, &["instanceIds"])).map(|id| id.text().unwrap_or_default().to_owned()).collect();
+        self.lag(call, &ids);
+        let answer = Answer::xml(answer.clone());
+        self.remember(call, "ClientToken", ids, &answer);
         Ok(answer)
     }
 

@@ -33,6 +33,8 @@ pub(super) fn check(action: &str, params: &Params, profiles: &BTreeSet<String>) 
             wrong.token(params);
             wrong.unless(params.get("Type") == Some("instant"), "Type is not instant: nobody else may launch for us later");
             wrong.tags(&params.tags("TagSpecification"), &["fleet", "instance"]);
+            let data = "LaunchTemplateConfigs.1.LaunchTemplateSpecification.LaunchTemplateSpecificationUserData";
+            wrong.user_data(params.get(data));
         }
         "CreateVolume" => {
             wrong.token(params);
@@ -99,7 +101,14 @@ impl Breaches<'_> {
         if let Some(name) = profile.filter(|name| !profiles.contains(*name)) {
             self.unless(false, &format!("the instance profile {name} gives it rights"));
         }
-        let decoded = get("UserData").map(|data| base64::engine::general_purpose::STANDARD.decode(data));
+        // A fleet brings it along.
+        if at.is_empty() {
+            self.user_data(get("UserData"));
+        }
+    }
+
+    fn user_data(&mut self, data: Option<&str>) {
+        let decoded = data.map(|data| base64::engine::general_purpose::STANDARD.decode(data));
         self.unless(decoded.is_some_and(|data| data.is_ok_and(|data| !data.is_empty())), "no user data in base64");
     }
 }

@@ -88,12 +88,11 @@ fn tokens_and_fleets() {
     assert!(found[0].contains("no ClientToken"), "{found:?}");
     assert!(check("StartSnapshot", &[]).len() == 4, "token, encryption, two tags");
     let found = check("CreateFleet", &[("ClientToken", "t"), ("Type", "maintain")]);
-    assert!(found[0].contains("not instant") && found.len() == 5, "{found:?}");
+    assert!(found[0].contains("not instant") && found.len() == 6, "{found:?}");
     let template = [
         ("LaunchTemplateData.MetadataOptions.HttpTokens", "required"),
         ("LaunchTemplateData.MetadataOptions.HttpPutResponseHopLimit", "1"),
         ("LaunchTemplateData.InstanceInitiatedShutdownBehavior", "stop"),
-        ("LaunchTemplateData.UserData", "eA=="),
         ("LaunchTemplateData.BlockDeviceMapping.1.NoDevice", ""),
         ("LaunchTemplateData.TagSpecification.1.ResourceType", "volume"),
         ("LaunchTemplateData.TagSpecification.1.Tag.1.Key", "ManagedBy"),

@@ -4,7 +4,7 @@
 //! only one.
 //!
 //! Calls: DescribeSubnets, DescribeSecurityGroups, DescribeImages, DescribeInstanceTypes, DescribeInstanceTypeOfferings,
-//! DescribeInstances, DescribeVolumes; RunInstances, TerminateInstances, StopInstances and StartInstances as dry runs.
+//! DescribeInstances, DescribeVolumes; RunInstances, CreateLaunchTemplate, TerminateInstances, StopInstances and StartInstances as dry runs.
 //!
 //! Not here: what must be allowed (`policy`).
 
@@ -50,6 +50,7 @@ pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
     // Only where a dry run was seen to be one: a machine may have a job.
     let knows_dry_runs = launched.iter().all(|finding| finding.ok);
     findings.extend(launched);
+    findings.extend(trials::template(ec2, &plans).await);
     findings.extend(trials::change(ec2, knows_dry_runs).await);
     findings.push(trials::list_volumes(ec2).await);
     findings

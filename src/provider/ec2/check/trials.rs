@@ -2,6 +2,7 @@
 //! checked. It does not reserve room and may overlook a quota.
 
 use super::super::Ec2;
+use super::super::candidates;
 use super::super::launch;
 use super::super::refusal::{Kind, Refusal};
 use super::classes::Plan;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 const LAUNCH: &str = "trial launch";
 const QUOTA: &str = "vCPU quota";
+const TEMPLATE: &str = "trial launch template";
 const END: &str = "trial termination";
 const STOP: &str = "trial stop";
 const START: &str = "trial start";
@@ -80,6 +82,18 @@ async fn dry_run(ec2: &Ec2, plan: &Plan) -> Result<(), Refusal> {
     let ended = if ec2.end(&ids).await.is_ok() { "it is ended again" } else { "it could not be ended: end it by hand" };
     let message = format!("the EC2 at ec2.endpoint launched {} for a dry run; {ended}", ids.join(", "));
     Err(Refusal { kind: Kind::Invalid, code: "NoDryRun".to_owned(), message })
+}
+
+/// Asks for the launch template of the classes that leave AWS a choice of types. The fleet itself needs the same right to launch, and one
+/// of its own that is told when it is first used.
+pub(super) async fn template(ec2: &Ec2, plans: &[Plan]) -> Option<Finding> {
+    let settings = &ec2.connection().settings;
+    let plan = plans.iter().find(|plan| candidates::has_choice(settings, &plan.class.ec2))?;
+    Some(match ec2.try_template(&plan.parameters).await {
+        Some(refusal) if refusal.code == WOULD_SUCCEED => finding(true, TEMPLATE, format!("allowed: class {}", plan.name)),
+        Some(refusal) => finding(false, TEMPLATE, format!("class {}: {}", plan.name, refusal.advice())),
+        None => finding(false, TEMPLATE, "the EC2 at ec2.endpoint made one for a dry run: delete vm-service-trial"),
+    })
 }
 
 /// Lists the machines of this installation, and asks for the end of one, and for its stop and start where the settings keep a reserve, when
