@@ -1,8 +1,9 @@
-//! How long a step takes whose worker was killed or frozen in the middle of it: from that moment until another has done it.
+//! How long a step takes whose worker was killed or frozen in the middle of it: from that moment until another has done it; where that one
+//! was struck too before he was through, until he had begun.
 
 use super::cloud::Subject;
 use sqlx::PgPool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// What somebody was in the middle of.
@@ -25,6 +26,8 @@ pub(super) struct Takeover {
     held: Held,
     /// Fencing number of the lease.
     lease: i64,
+    /// When another was first seen to have begun.
+    begun_after: Option<Duration>,
 }
 
 /// How a step ended.
@@ -75,7 +78,7 @@ impl Takeover {
             Subject::FirstContact(_) => Held::Vm(id),
             Subject::Keys(_) => Held::Task(id),
         };
-        Some(Self { from, about, held, lease })
+        Some(Self { from, about, held, lease, begun_after: None })
     }
 
     /// A transaction of this (frozen) replica that has written something and is open.
@@ -90,11 +93,22 @@ impl Takeover {
         .unwrap();
         let (pid, query) = found?;
         let about = format!("{replica} frozen after {:?}", query.lines().next().unwrap_or_default());
-        Some(Self { from, about, held: Held::Locks(pid), lease: 0 })
+        Some(Self { from, about, held: Held::Locks(pid), lease: 0, begun_after: None })
     }
 
-    /// Where the step is now.
-    pub(super) async fn look(&self, pool: &PgPool) -> Step {
+    /// Where the step is now, and how long it has taken.
+    pub(super) async fn look(&mut self, pool: &PgPool) -> (Step, Duration) {
+        let (step, lease) = self.look_up(pool).await;
+        let took = self.from.elapsed();
+        if lease > self.lease {
+            self.begun_after.get_or_insert(took);
+        }
+        let again = step == Step::TakenOver && lease > self.lease + 1;
+        (step, self.begun_after.filter(|_| again).unwrap_or(took))
+    }
+
+    /// The step, and the fencing number that it has.
+    async fn look_up(&self, pool: &PgPool) -> (Step, i64) {
         let (is_open, id) = match &self.held {
             Held::Launch(id) => ("select state = 'requested', lease_token from vms.launches where id = $1", *id),
             Held::Vm(id) => ("select state = 'booting', lease_token from vms.vms where id = $1", *id),
@@ -106,13 +120,13 @@ impl Takeover {
                         .fetch_one(pool)
                         .await
                         .unwrap();
-                return if held { Step::Open } else { Step::Freed };
+                return (if held { Step::Open } else { Step::Freed }, self.lease);
             }
         };
         match sqlx::query_as::<_, (bool, i64)>(is_open).bind(id).fetch_optional(pool).await.unwrap() {
-            Some((true, _)) => Step::Open,
-            Some((false, lease)) if lease > self.lease => Step::TakenOver,
-            _ => Step::Gone,
+            Some((true, lease)) => (Step::Open, lease),
+            Some((false, lease)) if lease > self.lease => (Step::TakenOver, lease),
+            _ => (Step::Gone, self.lease),
         }
     }
 }

@@ -132,9 +132,8 @@ impl Trouble {
     /// Does what is due, and looks at the steps that wait for another worker.
     async fn turn(&mut self) {
         self.turn_replicas();
-        for takeover in std::mem::take(&mut self.open) {
-            let step = takeover.look(&self.pool).await;
-            let took = takeover.from.elapsed();
+        for mut takeover in std::mem::take(&mut self.open) {
+            let (step, took) = takeover.look(&self.pool).await;
             if step == Step::Open && took < NEVER {
                 self.open.push(takeover);
                 continue;
