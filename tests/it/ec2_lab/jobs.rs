@@ -78,15 +78,17 @@ async fn shutdown_from_inside(lab: &Lab) {
     assert!(lab.client(&["vms", "hold", &id, "--reason", "a look", "--for", "1h"]).status().await.unwrap().success());
     // The connection may end before its answer.
     drop(lab.guest(&vm).await.exec("sudo poweroff", b"", 1000, deadline()).await);
-    let (code, _, err) = ended(&job.wait_with_output().await.unwrap());
-    assert_eq!(code, Some(125), "{err}\n{}", lab.log());
-    wait_for("the instance has ended", lab, async || {
+    // Once it is seen to be dead the service asks for its end all the same, which is idempotent; so this looks at once.
+    let asked = wait_for("the instance has ended", lab, async || {
+        let asked = lab.cloud.calls("TerminateInstances");
         let lives = lab.cloud.instances().await.iter().any(|instance| instance.lives());
-        (!lives && lab.vms.left().is_empty()).then_some(())
+        (!lives).then_some(asked)
     })
     .await;
-    let asked = lab.cloud.calls("TerminateInstances");
     assert!(!asked.iter().any(|call| call.params.list("InstanceId").contains(&instance.as_str())), "{asked:?}");
+    let (code, _, err) = ended(&job.wait_with_output().await.unwrap());
+    assert_eq!(code, Some(125), "{err}\n{}", lab.log());
+    wait_for("nothing is left of it", lab, async || lab.vms.left().is_empty().then_some(())).await;
     assert!(lab.client(&["vms", "unhold", &id]).status().await.unwrap().success());
 }
 
