@@ -57,6 +57,10 @@ async fn machines(
     for (vm, machine) in decision.dead {
         add("give up", format!("VM {vm}"), format!("The provider says that its machine {machine} is dead."));
     }
+    for (vm, machine) in decision.awake {
+        let why = format!("It is in the reserve, and its machine {machine} runs; a direct look decides.");
+        add("terminate", format!("VM {vm}"), why);
+    }
     for vm in decision.missing {
         add("watch", format!("VM {vm}"), "This list does not show its machine; one more and a direct look decide.".to_owned());
     }

@@ -7,7 +7,8 @@ use crate::domain::lifecycle::VmState;
 use chrono::{DateTime, Utc};
 
 impl Db {
-    /// Keeps the notice about this machine. Returns its VM and the VM's state when it is news; none for the machines of others.
+    /// Keeps the notice about this machine, and tells it when it is news. Returns its VM, the VM's state and whether it was news; none for
+    /// the machines of others.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -17,28 +18,35 @@ impl Db {
         machine: &str,
         notice: &str,
         now: DateTime<Utc>,
-    ) -> Result<Option<(VmId, VmState)>, DbError> {
+    ) -> Result<Option<(VmId, VmState, bool)>, DbError> {
         let mut tx = self.pool.begin().await?;
-        let news = sqlx::query!(
+        let Some(row) = sqlx::query!(
             r#"-- notices::note_notice
-               update vms.vms set notice = $4
-               where provider_id = $3 and provider = $1 and place = $2 and state not in ('terminating', 'terminated')
-                 and notice is distinct from $4
-               returning id as "id: VmId", state as "state: VmState",
-                         (select t.id from vms.tasks t where t.vm_id = vms.vms.id and t.state in ('preparing', 'ready')) as "task: TaskId""#,
+               select id as "id: VmId", state as "state: VmState", notice is distinct from $4 as "news!",
+                      (select t.id from vms.tasks t where t.vm_id = v.id and t.state in ('preparing', 'ready')) as "task: TaskId"
+               from vms.vms v
+               where provider_id = $3 and provider = $1 and place = $2 and state not in ('terminating', 'terminated') for update of v"#,
             place.0,
             place.1,
             machine,
             notice,
         )
         .fetch_optional(&mut *tx)
-        .await?;
-        if let Some(row) = &news {
+        .await?
+        else {
+            return Ok(None);
+        };
+        if row.news {
+            sqlx::query!("-- notices::note_notice (keep)\n update vms.vms set notice = $2 where id = $1", row.id.0, notice)
+                .execute(&mut *tx)
+                .await?;
             let message = format!("The provider gives notice: {notice}");
             events::insert(&mut tx, now, Event { kind: "vm.notice", task: row.task, vm: Some(row.id), message }).await?;
         }
         tx.commit().await?;
-        self.wake.send();
-        Ok(news.map(|row| (row.id, row.state)))
+        if row.news {
+            self.wake.send();
+        }
+        Ok(Some((row.id, row.state, row.news)))
     }
 }

@@ -43,8 +43,11 @@ async fn tell(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> any
     let db = &world.db;
     for notice in provider.list_notices().await? {
         let place = (provider.name(), provider.place());
-        let Some((vm, state)) = db.note_notice(place, &notice.provider_id, &notice.what, now).await? else { continue };
-        tracing::warn!(%vm, machine = notice.provider_id, notice.what, "the provider gives notice");
+        let Some((vm, state, news)) = db.note_notice(place, &notice.provider_id, &notice.what, now).await? else { continue };
+        if news {
+            tracing::warn!(%vm, machine = notice.provider_id, notice.what, "the provider gives notice");
+        }
+        // Also when it is no news: whoever told it may have been killed before this.
         match state {
             VmState::Available => drop(db.drain_vms(&[(vm, REASON)], now).await?),
             VmState::Stopping | VmState::Stopped => db.drop_reserved(&[(vm, REASON)], now).await?,

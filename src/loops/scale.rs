@@ -1,8 +1,8 @@
 //! Keeps the base of free VMs and the reserve of stopped ones: launches what is missing, replaces what is stale, stops or drains what is
 //! spare.
 //!
-//! Reads: `vms`, `tasks`, and what limits launches. Writes: launches with their VMs; VMs that leave the pool or the reserve. Calls: `domain::plan::scale`. Runs: in
-//! `scaler`, at every wake-up.
+//! Reads: `vms`, `tasks`, and what limits launches. Writes: launches with their VMs; VMs that leave the pool or the reserve. Calls:
+//! `domain::plan::scale`. Runs: in `scaler`, at every wake-up.
 //!
 //! Not here: VMs for waiting tasks (`assign`).
 

@@ -3,6 +3,7 @@
 use crate::support::Bench;
 use chrono::TimeDelta;
 use sqlx::PgPool;
+use vm_service::admin::dry_run;
 use vm_service::domain::identity::Identity;
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::task::Executor;
@@ -153,6 +154,10 @@ async fn a_machine_that_wakes_by_itself_is_replaced(pool: PgPool) {
     let bench = filled(pool, 1).await;
     let rested = stopped(&bench);
     bench.sim.start_machine(&rested[0]).await.unwrap();
+    bench.clock.advance(TimeDelta::seconds(10));
+    let intended = dry_run::look(&bench.world, bench.now()).await.unwrap();
+    let told = format!("It is in the reserve, and its machine {} runs; a direct look decides.", rested[0]);
+    assert_eq!(intended.iter().map(|it| (it.action, it.why.as_str())).collect::<Vec<_>>(), [("terminate", told.as_str())]);
     bench.turn(60).await;
     assert!(!bench.lives(&rested[0]));
     bench.turn_until_states("stopped 1", 60).await;

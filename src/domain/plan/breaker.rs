@@ -31,13 +31,14 @@ impl Breaker {
         let failures = self.failed_at.len();
         if let Some(last) = self.failed_at.last() {
             let resume_at = *last + pause_after(failures);
+            let failed = if failures == 1 { "A start failed".to_owned() } else { format!("{failures} starts failed in a row") };
             let said = self.reason.as_ref().map_or_else(String::new, |reason| format!(" The last said: {reason}"));
             if now < resume_at {
                 let resume_at = resume_at.format("%H:%M:%S UTC");
-                return Err(format!("{failures} starts failed in a row; the next is tried at {resume_at}.{said}"));
+                return Err(format!("{failed}; the next is tried at {resume_at}.{said}"));
             }
             if in_flight > 0 {
-                return Err(format!("{failures} starts failed in a row; one is tried now, the others after it.{said}"));
+                return Err(format!("{failed}; one is tried now, the others after it.{said}"));
             }
         }
         match self.allowance {

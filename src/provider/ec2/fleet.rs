@@ -98,7 +98,7 @@ impl Ec2 {
             refused = Some(self.remember(&met, &spec.class, of_fleet(error)));
         }
         match refused {
-            Some(error) if ids.is_empty() => Err(error),
+            Some(error) if ids.is_empty() => Err(nothing_made(error)),
             _ => Ok(ids.into_iter().map(|id| just_made(id, spec)).collect()),
         }
     }
@@ -210,6 +210,17 @@ fn of_fleet(error: CreateFleetError) -> Refusal {
     Refusal::saying(error.error_code.unwrap_or_default(), error.error_message.unwrap_or_default())
 }
 
+/// A fleet was made without machines. Its token gives the same empty answer for ever, so the next call is another attempt, whatever the
+/// error was.
+fn nothing_made(error: ProviderError) -> ProviderError {
+    match error {
+        ProviderError::Throttled | ProviderError::Transient { .. } => {
+            ProviderError::NoCapacity(format!("the fleet came without machines: {error}"))
+        }
+        ProviderError::NoCapacity(_) | ProviderError::Invalid(_) => error,
+    }
+}
+
 fn just_made(provider_id: String, spec: &LaunchSpec) -> Machine {
     Machine { provider_id, tags: spec.tags.clone(), state: MachineState::Pending, address: None, why_ended: None }
 }
@@ -246,5 +257,15 @@ mod tests {
         assert_eq!(met(&CreateFleetError::builder().build(), &asked), option("a.large", "s1"));
         let error = CreateFleetError::builder().error_code("InsufficientInstanceCapacity").build();
         assert_eq!(of_fleet(error).kind, Kind::NoCapacity);
+    }
+
+    #[test]
+    fn an_empty_fleet_is_never_asked_for_again_with_its_token() {
+        for code in ["RequestLimitExceeded", "InternalError", "InsufficientInstanceCapacity"] {
+            let error = of_fleet(CreateFleetError::builder().error_code(code).build()).into_error("launching");
+            assert!(matches!(nothing_made(error), ProviderError::NoCapacity(_)), "{code}");
+        }
+        let error = of_fleet(CreateFleetError::builder().error_code("UnauthorizedOperation").build()).into_error("launching");
+        assert!(matches!(nothing_made(error), ProviderError::Invalid(_)));
     }
 }

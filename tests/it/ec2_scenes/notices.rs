@@ -39,6 +39,10 @@ async fn a_spot_machine_that_is_taken_back(pool: PgPool) {
     let free = scene.live().await.into_iter().find(|machine| *machine != busy).unwrap();
     scene.cloud.announce(&busy, Announced::TakenBack);
     scene.cloud.announce(&free, Announced::TakenBack);
+    // Somebody has told it already, and was killed before the VM left the pool.
+    let sentence = "AWS takes this spot machine back within two minutes.";
+    let noted = scene.bench.db.note_notice(("ec2", scene.cloud.region()), &free, sentence, scene.bench.now()).await.unwrap();
+    assert!(noted.is_some_and(|(_, _, news)| news));
     scene.turn(45).await;
     let timeline = scene.bench.timeline(task).await.join("\n");
     assert!(timeline.contains("AWS takes this spot machine back within two minutes"), "{timeline}");
