@@ -97,7 +97,7 @@ async fn volumes(
         add("adopt", format!("volume {volume}"), format!("Row {row} waits for it; its answer was lost."));
     }
     for volume in decision.adopt {
-        let why = format!("It has no row: project {} gets it back, in quarantine.", volume.tags.project_id);
+        let why = format!("It has no row: project {} gets it back, in quarantine.", volume.tags.lineage.project_id);
         add("adopt", format!("volume {}", volume.provider_id), why);
     }
     for (row, volume) in decision.lost {

@@ -65,11 +65,11 @@ impl Db {
              on conflict (provider_id) do nothing",
             tags.volume.0,
             fresh.0,
-            tags.project_id,
-            tags.cache_trust,
-            tags.architecture,
-            tags.store,
-            tags.engine_major,
+            tags.lineage.project_id,
+            tags.lineage.trust.as_str(),
+            tags.lineage.engine.architecture,
+            tags.lineage.engine.store.as_str(),
+            tags.lineage.engine.major,
             place.0,
             place.1,
             seen.provider_id,
@@ -78,8 +78,10 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
-            let message =
-                format!("Volume {} had no row: it is project {}'s again, in quarantine.", seen.provider_id, tags.project_id);
+            let message = format!(
+                "Volume {} had no row: it is project {}'s again, in quarantine.",
+                seen.provider_id, tags.lineage.project_id
+            );
             events::insert(&mut tx, now, Event { kind: "volume.adopted", task: None, vm: None, message }).await?;
         }
         tx.commit().await?;

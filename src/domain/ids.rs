@@ -51,6 +51,10 @@ id!(
     VolumeId
 );
 id!(
+    /// One good state of a cache volume.
+    GenerationId
+);
+id!(
     /// This installation; tags every machine, so that two installations on one account or host never touch each other.
     InstallationId
 );

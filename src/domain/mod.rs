@@ -11,6 +11,7 @@ pub mod failure;
 pub mod identity;
 pub mod ids;
 pub mod lifecycle;
+pub mod lineage;
 pub mod outbound;
 pub mod plan;
 pub mod preallocated;

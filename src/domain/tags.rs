@@ -2,7 +2,8 @@
 //!
 //! A machine without [`Tags::installation`] equal to ours is not ours and is never touched.
 
-use super::ids::{InstallationId, LaunchId, VolumeId};
+use super::ids::{GenerationId, InstallationId, LaunchId, VolumeId};
+use super::lineage::Lineage;
 use super::task::Executor;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -52,14 +53,17 @@ pub struct VolumeTags {
     pub installation: InstallationId,
     /// Its row.
     pub volume: VolumeId,
-    /// The project it belongs to, for ever.
-    pub project_id: String,
-    /// `trusted` or `untrusted`.
-    pub cache_trust: String,
-    /// Of the machines it fits, such as `x86_64`.
-    pub architecture: String,
-    /// `classic` or `containerd`.
-    pub store: String,
-    /// Major version of the engine that wrote it.
-    pub engine_major: i32,
+    /// Whose layers it holds, for ever.
+    pub lineage: Lineage,
+}
+
+/// The tags of a volume's snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTags {
+    /// Whose snapshot it is.
+    pub installation: InstallationId,
+    /// Its row.
+    pub generation: GenerationId,
+    /// Whose layers it holds, for ever.
+    pub lineage: Lineage,
 }

@@ -4,9 +4,11 @@
 //! The machine's first state is *bootstrap*, its last *identity*; a service that crashed in between leaves either, or a mixture
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
+use super::cache::{CacheDisk, Mounted, Unmounted};
 use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
+use crate::domain::lineage::Engine;
 use crate::domain::secret::Secret;
 use crate::ssh::{ExitStatus, Session, SshError, Target, printable};
 use async_trait::async_trait;
@@ -54,7 +56,7 @@ impl Guest for LinuxGuest {
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
-    ) -> Result<(), GuestError> {
+    ) -> Result<Option<Engine>, GuestError> {
         let started = Instant::now();
         let until = started + deadline;
         let session = first_contact(at.ssh, bootstrap, identity, until).await.map_err(|e| failed(e, deadline))?;
@@ -89,7 +91,7 @@ impl Guest for LinuxGuest {
             }
         }
         info!(total_ms = millis(started.elapsed()), "personalised");
-        Ok(())
+        Ok(None)
     }
 
     async fn authorise(
@@ -121,6 +123,20 @@ impl Guest for LinuxGuest {
             run(&session, bundle::AS_ROOT, &bundle::set_end(end_at), until).await
         };
         act.await.map_err(|e| failed(e, deadline))
+    }
+
+    async fn mount_cache(
+        &self,
+        _ssh: SocketAddr,
+        _identity: &Identity,
+        _disk: &CacheDisk,
+        _deadline: Duration,
+    ) -> Result<Mounted, GuestError> {
+        todo!()
+    }
+
+    async fn unmount_cache(&self, _ssh: SocketAddr, _identity: &Identity, _deadline: Duration) -> Result<Unmounted, GuestError> {
+        todo!()
     }
 }
 

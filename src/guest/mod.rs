@@ -8,6 +8,7 @@
 //! Not here: rows and sealing (`loops`), machines (`provider`).
 
 mod bundle;
+pub mod cache;
 pub mod docker_tls;
 mod engine;
 mod first_boot;
@@ -16,8 +17,10 @@ pub mod linux;
 pub mod user_data;
 
 use crate::domain::identity::{Bootstrap, Identity};
+use crate::domain::lineage::Engine;
 use crate::domain::settings::GuestSettings;
 use async_trait::async_trait;
+use cache::{CacheDisk, Mounted, Unmounted};
 use chrono::{DateTime, Utc};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -73,7 +76,7 @@ pub trait Guest: Send + Sync {
     /// First contact: waits until the machine answers, pins `bootstrap`, and gives it `identity` and `personality`;
     /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), and the new host key has been seen.
     /// Idempotent: a machine that has `identity` already is only completed. Without `bootstrap` it must have its SSH keys already: a
-    /// machine out of the reserve.
+    /// machine out of the reserve. Answers which Docker engine the machine has, if it can be known.
     ///
     /// # Errors
     /// See [`GuestError`]; `deadline` covers everything.
@@ -84,7 +87,7 @@ pub trait Guest: Send + Sync {
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
-    ) -> Result<(), GuestError>;
+    ) -> Result<Option<Engine>, GuestError>;
 
     /// Lets these public keys (OpenSSH, one line each, checked) log in beside the identity's own. Idempotent.
     ///
@@ -109,4 +112,25 @@ pub trait Guest: Send + Sync {
         end_at: DateTime<Utc>,
         deadline: Duration,
     ) -> Result<(), GuestError>;
+
+    /// Moves the engine onto a cache disk: checked, formatted where nothing is on it, and cleared of all that an earlier job left beside
+    /// images and build cache, before the engine starts on it. Idempotent. Whatever the disk is like, the engine works afterwards, or the
+    /// machine is of no use and the error says so.
+    ///
+    /// # Errors
+    /// See [`GuestError`].
+    async fn mount_cache(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        disk: &CacheDisk,
+        deadline: Duration,
+    ) -> Result<Mounted, GuestError>;
+
+    /// Ends the engine, and takes the cache disk off it: tidied, pruned by least recent use where it is nearly full, unmounted and written
+    /// out. After it the disk may be detached. Idempotent: one that is off already is fine, with nothing to say.
+    ///
+    /// # Errors
+    /// See [`GuestError`]: whether the disk is whole is not known.
+    async fn unmount_cache(&self, ssh: SocketAddr, identity: &Identity, deadline: Duration) -> Result<Unmounted, GuestError>;
 }

@@ -96,7 +96,7 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         let attempted = launch.attempted && is_first;
         spec.candidate = match asked.take() {
             Some(candidate) => candidate,
-            None => match provider.choose(&launch.class).await {
+            None => match provider.choose(&launch.class, None).await {
                 Ok(candidate) => candidate,
                 Err(error) => return record(world, launch, attempted, Err(error)).await,
             },

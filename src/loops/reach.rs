@@ -77,7 +77,7 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
     match world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await {
-        Ok(()) => {
+        Ok(_engine) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();
             Ok(world.db.make_available(vm, &identity.host_public, absolute_end_at, idle_end_at, now).await?)

@@ -75,6 +75,8 @@ pub struct Machine {
     pub state: MachineState,
     /// Known once it runs.
     pub address: Option<Address>,
+    /// Cache volumes of this zone can be attached to it; known once it runs.
+    pub zone: Option<String>,
     /// Why it ended, where the provider says so: a spot machine that was taken back, a host that failed.
     pub why_ended: Option<String>,
 }
@@ -95,6 +97,8 @@ pub struct ProviderVolume {
     pub provider_id: String,
     /// What it carries.
     pub tags: VolumeTags,
+    /// Its machines are in the same zone.
+    pub zone: String,
     /// The machine that it is on, or on its way to or from.
     pub machine: Option<String>,
     /// It is still on its way. One that does not arrive is detached by whoever waits for it.
@@ -214,11 +218,12 @@ pub trait Provider: Send + Sync {
     fn configure(&self, settings: &Settings, secret: Option<&Secret>);
 
     /// Chooses what the next attempt of a launch of this class asks for, where there is a choice. The answer is kept in the launch's
-    /// row before the call and given to each repetition of it: a token always goes with its parameters.
+    /// row before the call and given to each repetition of it: a token always goes with its parameters. `near`: a zone that is better than
+    /// others that have room.
     ///
     /// # Errors
     /// `NoCapacity`: nothing that fits has room now. `Invalid`: nothing can be chosen before the settings are mended.
-    async fn choose(&self, _class: &ResourceClass) -> Result<String, ProviderError> {
+    async fn choose(&self, _class: &ResourceClass, _near: Option<&str>) -> Result<String, ProviderError> {
         Ok(String::new())
     }
 

@@ -1,10 +1,13 @@
-//! What a provider can do with cache volumes. A volume outlives its machines; it is in one zone, and on one machine at a time.
+//! What a provider can do with cache volumes. A volume outlives its machines; it is in one zone, and on one machine at a time. A
+//! *snapshot* is what was on a volume when it was made; it is never changed, and outlives its volume.
 //!
-//! Not here: which volume goes where (`loops`); what happens with it inside a VM (`guest`).
+//! Not here: which volume goes where, and what is kept (`loops`, `domain::plan::cache`); what happens with it inside a VM (`guest`).
 
 use super::{ProviderError, ProviderVolume};
-use crate::domain::tags::VolumeTags;
+use crate::domain::lineage::Lineage;
+use crate::domain::tags::{SnapshotTags, VolumeTags};
 use async_trait::async_trait;
+use std::time::Duration;
 
 /// One call that makes a volume.
 #[derive(Clone, Debug)]
@@ -13,7 +16,7 @@ pub struct VolumeSpec {
     pub client_token: String,
     /// Put on the volume in the call that makes it.
     pub tags: VolumeTags,
-    /// Where its machines are.
+    /// Where its machines are: [`super::Machine::zone`] of them.
     pub zone: String,
     /// In GiB, at least as large as the snapshot.
     pub size_gib: u32,
@@ -21,21 +24,93 @@ pub struct VolumeSpec {
     pub snapshot: Option<String>,
 }
 
-/// Makes, moves and deletes cache volumes.
+/// One call that makes a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotSpec {
+    /// Names this attempt, as in [`VolumeSpec::client_token`].
+    pub client_token: String,
+    /// Put on the snapshot in the call that makes it.
+    pub tags: SnapshotTags,
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// Not to be copied yet.
+    Pending,
+    /// Volumes can be made of it.
+    Completed,
+    /// It never will be.
+    Failed,
+}
+
+/// A snapshot of this installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderSnapshot {
+    /// The provider's name for it; never used twice.
+    pub provider_id: String,
+    /// What it carries.
+    pub tags: SnapshotTags,
+    /// How far it is.
+    pub state: SnapshotState,
+}
+
+/// All snapshots of this installation that the provider would name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotListing {
+    /// In no order. Those of images are never in it.
+    pub snapshots: Vec<ProviderSnapshot>,
+    /// False when a part could not be read: then absence proves nothing.
+    pub complete: bool,
+}
+
+/// What a snapshot and a copy of one cost here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Next to nothing: each good state is kept, and each job may have a copy of the best.
+    Cheap,
+    /// A snapshot costs time and money: one for each lineage in this time.
+    EachAfter(Duration),
+}
+
+/// Room for volumes, where it is this host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// Makes, moves, copies and deletes cache volumes.
 #[async_trait]
 pub trait Volumes: Send + Sync {
+    /// What a snapshot and a copy cost.
+    fn copies(&self) -> Copies;
+
+    /// The room that is left; none: it is not ours to watch.
+    ///
+    /// # Errors
+    /// It could not be read this time.
+    async fn space(&self) -> Result<Option<Space>, ProviderError> {
+        Ok(None)
+    }
+
+    /// By which serial a machine finds the disk; at most 20 characters.
+    fn serial(&self, volume: &str) -> String;
+
     /// Makes a volume, once per token.
     ///
     /// # Errors
     /// After `Transient` the call is repeated with the same token; after the others with a new one or not at all.
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError>;
 
-    /// Wishes a free volume onto a running machine of its zone; one that is on it already is fine. [`super::Provider::find_volume`] says when
-    /// it has come.
+    /// Wishes a free volume onto a running machine of its zone that works for `owner`; one that is on it already, or on its way there, is
+    /// fine. [`super::Provider::find_volume`] says when it has come.
     ///
     /// # Errors
-    /// `Invalid` where the volume is elsewhere, in another zone, or the machine does not run.
-    async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError>;
+    /// `Invalid` where the volume is elsewhere, in another zone, of another project or trust than `owner`, or the machine does not run.
+    async fn attach_volume(&self, volume: &str, machine: &str, owner: &Lineage) -> Result<(), ProviderError>;
 
     /// Wishes a volume off its machine, never by force: a writer that is torn off damages it. One that is off, or on its way, is fine.
     ///
@@ -43,15 +118,33 @@ pub trait Volumes: Send + Sync {
     /// `Invalid` where there is no such volume.
     async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError>;
 
-    /// Deletes a free volume; one that is unknown or deleted is fine.
+    /// Deletes a free volume; one that is unknown or deleted is fine. Snapshots of it stay.
     ///
     /// # Errors
     /// `Invalid` where it is on a machine, or on its way.
     async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError>;
 
-    /// Makes a snapshot, once per token, and answers its name.
+    /// Makes a snapshot of a free volume, once per token, and answers its name. What is written to the volume later is not in it.
     ///
     /// # Errors
     /// `Invalid` where there is no such volume.
-    async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError>;
+    async fn snapshot_volume(&self, volume: &str, spec: &SnapshotSpec) -> Result<String, ProviderError>;
+
+    /// A direct look at one snapshot. `None`: the provider does not know it.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn find_snapshot(&self, snapshot: &str) -> Result<Option<ProviderSnapshot>, ProviderError>;
+
+    /// All snapshots of cache volumes of this installation in this place.
+    ///
+    /// # Errors
+    /// Nothing can be concluded.
+    async fn list_snapshots(&self) -> Result<SnapshotListing, ProviderError>;
+
+    /// Deletes a snapshot; one that is unknown or deleted is fine. Volumes that were made of it stay as they are.
+    ///
+    /// # Errors
+    /// Ask again.
+    async fn delete_snapshot(&self, snapshot: &str) -> Result<(), ProviderError>;
 }

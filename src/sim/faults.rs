@@ -44,6 +44,12 @@ pub enum Fault {
     StuckAttach,
     /// Call: a detachment never ends, until the machine has ended.
     StuckDetach,
+    /// Call: a snapshot never completes.
+    StuckSnapshot,
+    /// Call: a check of a cache disk finds fault with it.
+    DamagedDisk,
+    /// Call: a cache disk cannot be unmounted.
+    UnmountFails,
     /// Call: nobody answers first contact.
     NeverAnswers,
     /// Call: first contact meets somebody else.
@@ -91,6 +97,9 @@ impl FaultRates {
             (Fault::ListMissesPage, 0.02),
             (Fault::StuckAttach, 0.01),
             (Fault::StuckDetach, 0.01),
+            (Fault::StuckSnapshot, 0.02),
+            (Fault::DamagedDisk, 0.01),
+            (Fault::UnmountFails, 0.01),
             (Fault::NeverAnswers, 0.01),
             (Fault::WrongHostKey, 0.002),
             (Fault::RefusesKeys, 0.01),

@@ -9,6 +9,8 @@ use super::machines::{GuestKeys, SimMachine};
 use super::ops;
 use super::world::World;
 use crate::domain::identity::{Bootstrap, Identity};
+use crate::domain::lineage::Engine;
+use crate::guest::cache::{CacheDisk, Mounted, Unmounted};
 use crate::guest::{Endpoint, Guest, GuestError, Personality};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -53,7 +55,7 @@ impl Guest for Sim {
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
-    ) -> Result<(), GuestError> {
+    ) -> Result<Option<Engine>, GuestError> {
         let first = bootstrap.map(|bootstrap| keys(&bootstrap.host_public, &bootstrap.login_public));
         let own = keys_of(identity);
         self.through(&ops::PERSONALISE, |world| {
@@ -77,7 +79,8 @@ impl Guest for Sim {
                     world.end_at(no, personality.absolute_end_at);
                     Ok(())
                 },
-            )
+            )?;
+            Ok(Some(world.rules.engine.clone()))
         })
         .await
     }
@@ -134,6 +137,20 @@ impl Guest for Sim {
         })
         .await
     }
+
+    async fn mount_cache(
+        &self,
+        ssh: SocketAddr,
+        identity: &Identity,
+        disk: &CacheDisk,
+        deadline: Duration,
+    ) -> Result<Mounted, GuestError> {
+        self.mount(ssh, identity, disk, deadline).await
+    }
+
+    async fn unmount_cache(&self, ssh: SocketAddr, identity: &Identity, deadline: Duration) -> Result<Unmounted, GuestError> {
+        self.unmount(ssh, identity, deadline).await
+    }
 }
 
 impl World {
@@ -143,6 +160,13 @@ impl World {
         let IpAddr::V4(ip) = ssh.ip() else { return Err(GuestError::NotReachable(deadline)) };
         let met = self.fleet.at_address(ip).filter(|(_, machine)| machine.answers(now));
         met.ok_or(GuestError::NotReachable(deadline))
+    }
+
+    /// Logs in with the keys of `identity`, and says into which machine.
+    pub(super) fn logged_in(&mut self, ssh: SocketAddr, identity: &Identity, deadline: Duration) -> Result<String, GuestError> {
+        let (_, machine) = self.met(ssh, deadline)?;
+        log_in(machine, &keys_of(identity))?;
+        Ok(machine.provider_id.clone())
     }
 
     /// Moves the end of a machine; one in the past is now.

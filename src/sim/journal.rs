@@ -3,6 +3,7 @@
 
 use super::buckets::Bucket;
 use crate::guest::GuestError;
+use crate::provider::volumes::{ProviderSnapshot, SnapshotListing};
 use crate::provider::{Listing, Machine, ProviderError, ProviderVolume, VolumeListing};
 use chrono::{DateTime, SecondsFormat, Utc};
 use std::collections::BTreeMap;
@@ -171,6 +172,18 @@ impl Told for ProviderVolume {
 impl Told for VolumeListing {
     fn told(&self) -> String {
         format!("{} volumes, complete: {}", self.volumes.len(), self.complete)
+    }
+}
+
+impl Told for ProviderSnapshot {
+    fn told(&self) -> String {
+        format!("{} {:?}", self.provider_id, self.state)
+    }
+}
+
+impl Told for SnapshotListing {
+    fn told(&self) -> String {
+        format!("{} snapshots", self.snapshots.len())
     }
 }
 

@@ -195,7 +195,14 @@ impl SimMachine {
     pub(super) fn shown(&self) -> Machine {
         let running = matches!(self.phase, Phase::Running(_));
         let address = self.address.filter(|_| running).map(|ip| Address { ip: IpAddr::V4(ip), ssh_port: 22, docker_port: 2376 });
-        Machine { provider_id: self.provider_id.clone(), tags: self.tags.clone(), state: self.state(), address, why_ended: None }
+        Machine {
+            provider_id: self.provider_id.clone(),
+            tags: self.tags.clone(),
+            state: self.state(),
+            address,
+            zone: Some(self.zone.clone()),
+            why_ended: None,
+        }
     }
 
     pub(super) fn truth(&self, now: DateTime<Utc>) -> MachineTruth {

@@ -18,6 +18,7 @@
 //! | `guest` | what a guest does |
 
 mod buckets;
+mod cache;
 mod cloud;
 mod faults;
 mod fleet;
@@ -28,15 +29,18 @@ mod launch;
 mod machines;
 mod ops;
 mod rules;
+mod snapshots;
 mod volumes;
 mod world;
 
 pub use buckets::{Bucket, Totals};
+pub use cache::Content;
 pub use faults::{Fault, FaultRates};
 pub use gate::Gate;
 pub use journal::{Call, Outcome};
 pub use machines::{EndCause, GuestKeys, MachineTruth};
 pub use rules::{Rules, Spread};
+pub use snapshots::SnapshotTruth;
 pub use volumes::{VolumeLink, VolumeTruth};
 
 use crate::clock::{Clock as _, HandClock};

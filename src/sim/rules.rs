@@ -1,9 +1,11 @@
 //! The rules of the simulated cloud as numbers; their defaults are those of EC2.md, with its sources.
 
 use super::buckets::Bucket;
+use crate::domain::lineage::{Engine, Store};
 use crate::domain::rate::Rate;
 use crate::domain::settings::Budget;
 use crate::provider::Pace;
+use crate::provider::volumes::Copies;
 use chrono::TimeDelta;
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -81,6 +83,12 @@ pub struct Rules {
     pub volume_moves_in: Spread,
     /// Volumes per machine.
     pub volumes_per_machine: usize,
+    /// From the wish for a snapshot to its completion.
+    pub snapshot_takes: Spread,
+    /// What snapshots and copies cost.
+    pub copies: Copies,
+    /// The engine of every machine.
+    pub engine: Engine,
 }
 
 impl Default for Rules {
@@ -124,6 +132,9 @@ impl Default for Rules {
             struck_after: seconds(0, 1800),
             volume_moves_in: seconds(1, 5),
             volumes_per_machine: 27,
+            snapshot_takes: seconds(60, 600),
+            copies: Copies::EachAfter(Duration::from_secs(3600)),
+            engine: Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 28 },
         }
     }
 }
@@ -152,6 +163,8 @@ impl Rules {
             list_lag: Spread::NONE,
             struck_after: Spread::NONE,
             volume_moves_in: Spread::NONE,
+            snapshot_takes: Spread::NONE,
+            copies: Copies::Cheap,
             ..Self::default()
         }
     }

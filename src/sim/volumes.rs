@@ -4,11 +4,14 @@
 //! ended. Whether it has arrived is read off the time whenever somebody looks.
 
 use super::Sim;
+use super::cache::Content;
 use super::faults::Fault;
 use super::ops;
+use super::snapshots::Snapshots;
 use super::world::{World, broken, check_token};
+use crate::domain::lineage::Lineage;
 use crate::domain::tags::VolumeTags;
-use crate::provider::volumes::{VolumeSpec, Volumes};
+use crate::provider::volumes::{Copies, ProviderSnapshot, SnapshotListing, SnapshotSpec, VolumeSpec, Volumes};
 use crate::provider::{MachineState, ProviderError, ProviderVolume, VolumeListing};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -40,8 +43,8 @@ pub struct VolumeTruth {
     pub zone: String,
     /// Where it is.
     pub link: VolumeLink,
-    /// Names of the snapshots made of it, oldest first.
-    pub snapshots: Vec<String>,
+    /// What is on it.
+    pub content: Content,
 }
 
 #[derive(Debug, Default)]
@@ -49,18 +52,29 @@ pub(super) struct SimVolumes {
     all: BTreeMap<String, SimVolume>,
     /// Volumes by their client token.
     created: BTreeMap<String, String>,
-    /// Snapshots by their client token: volume and snapshot.
-    snapshots: BTreeMap<String, (String, String)>,
+    pub(super) snapshots: Snapshots,
     /// How many volumes each machine has, moving ones too.
     per_machine: BTreeMap<String, usize>,
 }
 
 #[derive(Debug)]
-struct SimVolume {
-    truth: VolumeTruth,
+pub(super) struct SimVolume {
+    pub(super) truth: VolumeTruth,
     listed_from: DateTime<Utc>,
     /// Until when it moves, if it moves; none: for ever.
     moves_until: Option<DateTime<Utc>>,
+}
+
+impl SimVolumes {
+    /// What is on a volume.
+    pub(super) fn content(&mut self, volume: &str) -> Option<&mut Content> {
+        self.all.get_mut(volume).map(|volume| &mut volume.truth.content)
+    }
+
+    /// The same, with whose it is.
+    pub(super) fn lineage_and_content(&mut self, volume: &str) -> Option<(Lineage, &mut Content)> {
+        self.all.get_mut(volume).map(|volume| (volume.truth.tags.lineage.clone(), &mut volume.truth.content))
+    }
 }
 
 impl VolumeLink {
@@ -75,18 +89,25 @@ impl VolumeLink {
 
 #[async_trait]
 impl Volumes for Sim {
+    fn copies(&self) -> Copies {
+        self.world().rules.copies
+    }
+
+    fn serial(&self, volume: &str) -> String {
+        volume.replace('-', "")
+    }
+
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
-        let VolumeSpec { tags, zone, client_token, .. } = spec;
         self.through(&ops::CREATE_VOLUME, |world| {
-            let asked = || format!("{client_token} in {zone}");
-            world.call(&ops::CREATE_VOLUME, 1, asked, |world| world.create_volume(tags, zone, client_token))
+            let asked = || format!("{} in {} of {:?}", spec.client_token, spec.zone, spec.snapshot);
+            world.call(&ops::CREATE_VOLUME, 1, asked, |world| world.create_volume(spec))
         })
         .await
     }
 
-    async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+    async fn attach_volume(&self, volume: &str, machine: &str, owner: &Lineage) -> Result<(), ProviderError> {
         self.through(&ops::ATTACH_VOLUME, |world| {
-            world.call(&ops::ATTACH_VOLUME, 1, || format!("{volume} to {machine}"), |world| world.attach(volume, machine))
+            world.call(&ops::ATTACH_VOLUME, 1, || format!("{volume} to {machine}"), |world| world.attach(volume, machine, owner))
         })
         .await
     }
@@ -105,10 +126,28 @@ impl Volumes for Sim {
         .await
     }
 
-    async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
+    async fn snapshot_volume(&self, volume: &str, spec: &SnapshotSpec) -> Result<String, ProviderError> {
         self.through(&ops::SNAPSHOT_VOLUME, |world| {
-            let asked = || format!("{client_token} of {volume}");
-            world.call(&ops::SNAPSHOT_VOLUME, 1, asked, |world| world.snapshot(volume, client_token))
+            let asked = || format!("{} of {volume}", spec.client_token);
+            world.call(&ops::SNAPSHOT_VOLUME, 1, asked, |world| world.snapshot(volume, spec))
+        })
+        .await
+    }
+
+    async fn find_snapshot(&self, snapshot: &str) -> Result<Option<ProviderSnapshot>, ProviderError> {
+        self.through(&ops::FIND_SNAPSHOT, |world| {
+            world.call(&ops::FIND_SNAPSHOT, 1, || snapshot.to_owned(), |world| Ok(world.look_at_snapshot(snapshot)))
+        })
+        .await
+    }
+
+    async fn list_snapshots(&self) -> Result<SnapshotListing, ProviderError> {
+        self.through(&ops::LIST_SNAPSHOTS, World::list_snapshots).await
+    }
+
+    async fn delete_snapshot(&self, snapshot: &str) -> Result<(), ProviderError> {
+        self.through(&ops::DELETE_SNAPSHOT, |world| {
+            world.call(&ops::DELETE_SNAPSHOT, 1, || snapshot.to_owned(), |world| world.delete_snapshot(snapshot))
         })
         .await
     }
@@ -143,10 +182,11 @@ impl World {
         self.volume(volume).map(|volume| shown(&volume.truth)).ok()
     }
 
-    fn create_volume(&mut self, tags: &VolumeTags, zone: &str, token: &str) -> Result<ProviderVolume, ProviderError> {
+    fn create_volume(&mut self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
+        let VolumeSpec { tags, zone, client_token: token, snapshot, .. } = spec;
         check_token(token)?;
         if let Some(first) = self.volumes.created.get(token).and_then(|id| self.volumes.all.get(id)) {
-            if (&first.truth.tags, first.truth.zone.as_str()) != (tags, zone) {
+            if (&first.truth.tags, first.truth.zone.as_str()) != (tags, zone.as_str()) {
                 return Err(broken("IdempotentParameterMismatch", "this client token was used with other parameters"));
             }
             return Ok(shown(&first.truth));
@@ -154,6 +194,10 @@ impl World {
         if !self.rules.zones.iter().any(|known| known == zone) {
             return Err(broken("InvalidParameterValue", &format!("there is no zone {zone}")));
         }
+        let content = match snapshot {
+            Some(snapshot) => self.content_of_snapshot(snapshot, &tags.lineage)?,
+            None => Content::default(),
+        };
         let provider_id = format!("vol-{:08x}", self.volumes.all.len());
         let listed_from = self.now + self.rules.list_lag.draw(&mut self.rng);
         let truth = VolumeTruth {
@@ -161,7 +205,7 @@ impl World {
             tags: tags.clone(),
             zone: zone.to_owned(),
             link: VolumeLink::Free,
-            snapshots: Vec::new(),
+            content,
         };
         let answer = shown(&truth);
         self.volumes.all.insert(provider_id.clone(), SimVolume { truth, listed_from, moves_until: None });
@@ -169,8 +213,15 @@ impl World {
         Ok(answer)
     }
 
-    fn attach(&mut self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+    fn attach(&mut self, volume: &str, machine: &str, owner: &Lineage) -> Result<(), ProviderError> {
         let truth = &self.volume(volume)?.truth;
+        let of = &truth.tags.lineage;
+        if (&of.project_id, of.trust) != (&owner.project_id, owner.trust) {
+            return Err(broken("WrongOwner", &format!("{volume} belongs to {} project {}", of.trust, of.project_id)));
+        }
+        if matches!(&truth.link, VolumeLink::Attaching(holder) | VolumeLink::Attached(holder) if holder == machine) {
+            return Ok(());
+        }
         let (zone, free) = (truth.zone.clone(), truth.link == VolumeLink::Free);
         let no = self.known(machine)?;
         let target = self.fleet.get(no).map(|machine| (machine.state(), machine.zone.as_str()));
@@ -215,18 +266,19 @@ impl World {
         }
     }
 
-    fn snapshot(&mut self, volume: &str, token: &str) -> Result<String, ProviderError> {
-        check_token(token)?;
-        if let Some((first, snapshot)) = self.volumes.snapshots.get(token) {
-            if first != volume {
-                return Err(broken("IdempotentParameterMismatch", "this client token was used with another volume"));
-            }
-            return Ok(snapshot.clone());
-        }
-        let snapshot = format!("snap-{:08x}", self.volumes.snapshots.len());
-        self.volume(volume)?.truth.snapshots.push(snapshot.clone());
-        self.volumes.snapshots.insert(token.to_owned(), (volume.to_owned(), snapshot.clone()));
-        Ok(snapshot)
+    /// The volume of this serial that is on the machine.
+    pub(super) fn attached_by_serial(&mut self, machine: &str, serial: &str) -> Option<String> {
+        self.settle_volumes();
+        let on_it = VolumeLink::Attached(machine.to_owned());
+        let found = self.volumes.all.iter().find(|(id, volume)| volume.truth.link == on_it && id.replace('-', "") == serial);
+        found.map(|(id, _)| id.clone())
+    }
+
+    /// What is on the disk that the machine's engine works on.
+    pub(super) fn mounted_on(&mut self, machine: &str) -> Option<&mut Content> {
+        self.settle_volumes();
+        let on_it = self.volumes.all.values_mut().filter(|volume| volume.truth.link.machine() == Some(machine));
+        on_it.map(|volume| &mut volume.truth.content).find(|content| content.mounted)
     }
 
     fn draw_move(&mut self, stuck: &Fault) -> Option<DateTime<Utc>> {
@@ -242,7 +294,7 @@ impl World {
     }
 
     /// A volume that is not deleted, as it is now.
-    fn volume(&mut self, volume: &str) -> Result<&mut SimVolume, ProviderError> {
+    pub(super) fn volume(&mut self, volume: &str) -> Result<&mut SimVolume, ProviderError> {
         self.settle_volume(volume);
         let found = self.volumes.all.get_mut(volume).filter(|found| found.truth.link != VolumeLink::Deleted);
         found.ok_or_else(|| broken("InvalidVolume.NotFound", volume))
@@ -269,6 +321,7 @@ impl World {
         let detached = arrived && matches!(volume.truth.link, VolumeLink::Detaching(_));
         if ended || detached {
             volume.truth.link = VolumeLink::Free;
+            volume.truth.content.torn |= std::mem::take(&mut volume.truth.content.mounted);
             if let Some(has) = self.volumes.per_machine.get_mut(&machine) {
                 *has = has.saturating_sub(1);
             }
@@ -281,5 +334,6 @@ impl World {
 fn shown(truth: &VolumeTruth) -> ProviderVolume {
     let machine = truth.link.machine().map(str::to_owned);
     let moving = matches!(truth.link, VolumeLink::Attaching(_) | VolumeLink::Detaching(_));
-    ProviderVolume { provider_id: truth.provider_id.clone(), tags: truth.tags.clone(), machine, moving }
+    let (provider_id, tags, zone) = (truth.provider_id.clone(), truth.tags.clone(), truth.zone.clone());
+    ProviderVolume { provider_id, tags, zone, machine, moving }
 }

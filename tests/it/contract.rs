@@ -37,7 +37,7 @@ pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_dat
         origin: Origin::Preallocated,
         created_at: DateTime::<Utc>::from_timestamp(1_790_000_000, 123_456_000).unwrap(),
     };
-    let candidate = provider.choose(&class).await.unwrap();
+    let candidate = provider.choose(&class, None).await.unwrap();
     let spec = LaunchSpec {
         client_token: "contract-1".to_owned(),
         tags: tags.clone(),

@@ -209,7 +209,7 @@ async fn a_machine_is_asked_for_and_lives_on() {
             origin: Origin::OnDemand,
             created_at: chrono::DateTime::UNIX_EPOCH,
         },
-        candidate: ec2.choose(&class).await.unwrap(),
+        candidate: ec2.choose(&class, None).await.unwrap(),
         class,
         count: 1,
         user_data: "#cloud-config\n".to_owned(),

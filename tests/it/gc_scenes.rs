@@ -339,11 +339,7 @@ async fn a_dry_run_tells_everything_and_changes_nothing(pool: PgPool) {
     let tags = VolumeTags {
         installation: bench.world.installation,
         volume: VolumeId(uuid::Uuid::from_u128(77)),
-        project_id: "acme".to_owned(),
-        cache_trust: "trusted".to_owned(),
-        architecture: "x86_64".to_owned(),
-        store: "classic".to_owned(),
-        engine_major: 28,
+        lineage: crate::support::lineage("acme"),
     };
     let volume = bench.sim.create_volume(&crate::support::volume(&tags, "zone-a", "token")).await.unwrap().provider_id;
     sqlx::query("update vms.tasks set expires_at = $1 where id = $2")

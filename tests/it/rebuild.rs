@@ -35,11 +35,7 @@ async fn a_live_service(bench: &Bench) -> Before {
     let tags = VolumeTags {
         installation: bench.world.installation,
         volume: VolumeId(Uuid::from_u128(77)),
-        project_id: "acme".to_owned(),
-        cache_trust: "trusted".to_owned(),
-        architecture: "x86_64".to_owned(),
-        store: "classic".to_owned(),
-        engine_major: 28,
+        lineage: crate::support::lineage("acme"),
     };
     let volume = bench.sim.create_volume(&crate::support::volume(&tags, "zone-a", "token")).await.unwrap().provider_id;
     bench.turn(65).await;

@@ -16,6 +16,7 @@ use vm_service::db::wake::Wake;
 use vm_service::domain::api::Hold;
 use vm_service::domain::ids::{InstallationId, LaunchId, TaskId, VmId};
 use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::lineage::{Engine, Lineage, Store, Trust};
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::tags::{Origin, Tags, VolumeTags};
 use vm_service::domain::task::{Executor, TaskRequest};
@@ -38,6 +39,12 @@ pub(crate) struct Bench {
 
 pub(crate) fn start() -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
+}
+
+/// That of a project's trusted jobs on the simulated machines.
+pub(crate) fn lineage(project: &str) -> Lineage {
+    let engine = Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 28 };
+    Lineage { project_id: project.to_owned(), trust: Trust::Trusted, engine }
 }
 
 /// An empty cache volume.

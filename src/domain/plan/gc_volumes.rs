@@ -91,6 +91,7 @@ pub fn plan_gc_volumes(snapshot: &Snapshot, now: DateTime<Utc>) -> Decision {
 mod tests {
     use super::*;
     use crate::domain::ids::InstallationId;
+    use crate::domain::lineage::{Engine, Lineage, Store, Trust};
     use uuid::Uuid;
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -105,11 +106,11 @@ mod tests {
         let tags = VolumeTags {
             installation: InstallationId(Uuid::from_u128(1)),
             volume: id(row),
-            project_id: "p".to_owned(),
-            cache_trust: "trusted".to_owned(),
-            architecture: "x86_64".to_owned(),
-            store: "classic".to_owned(),
-            engine_major: 20,
+            lineage: Lineage {
+                project_id: "p".to_owned(),
+                trust: Trust::Trusted,
+                engine: Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 20 },
+            },
         };
         SeenVolume { provider_id: provider_id.to_owned(), tags }
     }

@@ -222,7 +222,7 @@ fn nothing_made(error: ProviderError) -> ProviderError {
 }
 
 fn just_made(provider_id: String, spec: &LaunchSpec) -> Machine {
-    Machine { provider_id, tags: spec.tags.clone(), state: MachineState::Pending, address: None, why_ended: None }
+    Machine { provider_id, tags: spec.tags.clone(), state: MachineState::Pending, address: None, zone: None, why_ended: None }
 }
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ impl Ec2 {
             tags: tags::read(instance.tags()).unwrap_or_else(lost),
             state: state(instance.state().and_then(|state| state.name())),
             address: ip.and_then(|ip| ip.parse().ok()).map(address),
+            zone: instance.placement().and_then(|it| it.availability_zone()).map(str::to_owned),
             why_ended: instance.state_reason().and_then(|reason| reason.message()).filter(|why| !why.is_empty()).map(str::to_owned),
         }
     }

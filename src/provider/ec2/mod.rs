@@ -155,7 +155,7 @@ impl Provider for Ec2 {
         *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
     }
 
-    async fn choose(&self, class: &ResourceClass) -> Result<String, ProviderError> {
+    async fn choose(&self, class: &ResourceClass, _near: Option<&str>) -> Result<String, ProviderError> {
         let parameters = self.parameters(class).await?;
         serde_json::to_string(&parameters).map_err(|error| ProviderError::transient("writing a candidate", error))
     }

@@ -1,7 +1,8 @@
 //! What a machine carries from the call that makes it, as EC2 tags. Whoever reads them back gets [`Tags`], or nothing.
 
 use crate::domain::ids::InstallationId;
-use crate::domain::tags::{Origin, Tags, VolumeTags};
+use crate::domain::lineage::{Engine, Lineage};
+use crate::domain::tags::{Origin, SnapshotTags, Tags, VolumeTags};
 use crate::domain::task::Executor;
 use aws_sdk_ec2::types::Tag;
 use chrono::SecondsFormat;
@@ -18,6 +19,8 @@ const ORIGIN: &str = "vm-service:origin";
 const CREATED_AT: &str = "vm-service:created-at";
 /// Only cache volumes carry it.
 pub(super) const VOLUME: &str = "vm-service:volume";
+/// Only snapshots of cache volumes carry it.
+pub(super) const GENERATION: &str = "vm-service:generation";
 const PROJECT: &str = "vm-service:project";
 const TRUST: &str = "vm-service:trust";
 const ARCHITECTURE: &str = "vm-service:architecture";
@@ -47,23 +50,29 @@ pub(super) fn write_common(installation: InstallationId) -> Vec<Tag> {
 
 /// On a cache volume.
 pub(super) fn write_volume(tags: &VolumeTags) -> Vec<Tag> {
-    list([
-        ("Name", format!("vm-service cache of {}", tags.project_id)),
-        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
-        (INSTALLATION, tags.installation.to_string()),
-        (VOLUME, tags.volume.to_string()),
-        (PROJECT, tags.project_id.clone()),
-        (TRUST, tags.cache_trust.clone()),
-        (ARCHITECTURE, tags.architecture.clone()),
-        (STORE, tags.store.clone()),
-        (ENGINE_MAJOR, tags.engine_major.to_string()),
-    ])
+    let mut marks = write_lineage(tags.installation, &tags.lineage);
+    marks.extend(list([(VOLUME, tags.volume.to_string())]));
+    marks
 }
 
 /// On a snapshot that this token makes.
-pub(super) fn write_snapshot(installation: InstallationId, token: &str) -> Vec<Tag> {
-    let (key, value) = MANAGED_BY;
-    list([(key, value.to_owned()), (INSTALLATION, installation.to_string()), (TOKEN, token.to_owned())])
+pub(super) fn write_snapshot(tags: &SnapshotTags, token: &str) -> Vec<Tag> {
+    let mut marks = write_lineage(tags.installation, &tags.lineage);
+    marks.extend(list([(GENERATION, tags.generation.to_string()), (TOKEN, token.to_owned())]));
+    marks
+}
+
+fn write_lineage(installation: InstallationId, of: &Lineage) -> Vec<Tag> {
+    list([
+        ("Name", format!("vm-service cache of {}", of.project_id)),
+        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
+        (INSTALLATION, installation.to_string()),
+        (PROJECT, of.project_id.clone()),
+        (TRUST, of.trust.to_string()),
+        (ARCHITECTURE, of.engine.architecture.clone()),
+        (STORE, of.engine.store.to_string()),
+        (ENGINE_MAJOR, of.engine.major.to_string()),
+    ])
 }
 
 fn list<const N: usize>(pairs: [(&str, String); N]) -> Vec<Tag> {
@@ -73,15 +82,27 @@ fn list<const N: usize>(pairs: [(&str, String); N]) -> Vec<Tag> {
 /// From an answer; none when one is missing or was changed.
 pub(super) fn read_volume(tags: &[Tag]) -> Option<VolumeTags> {
     let by_key = by_key(tags);
+    let volume = by_key.get(VOLUME)?.parse().ok()?;
+    Some(VolumeTags { installation: by_key.get(INSTALLATION)?.parse().ok()?, volume, lineage: read_lineage(&by_key)? })
+}
+
+/// From an answer; none when one is missing or was changed.
+pub(super) fn read_snapshot(tags: &[Tag]) -> Option<SnapshotTags> {
+    let by_key = by_key(tags);
+    let generation = by_key.get(GENERATION)?.parse().ok()?;
+    Some(SnapshotTags { installation: by_key.get(INSTALLATION)?.parse().ok()?, generation, lineage: read_lineage(&by_key)? })
+}
+
+fn read_lineage(by_key: &BTreeMap<&str, &str>) -> Option<Lineage> {
     let get = |key: &str| by_key.get(key).copied();
-    Some(VolumeTags {
-        installation: get(INSTALLATION)?.parse().ok()?,
-        volume: get(VOLUME)?.parse().ok()?,
+    Some(Lineage {
         project_id: get(PROJECT)?.to_owned(),
-        cache_trust: get(TRUST)?.to_owned(),
-        architecture: get(ARCHITECTURE)?.to_owned(),
-        store: get(STORE)?.to_owned(),
-        engine_major: get(ENGINE_MAJOR)?.parse().ok()?,
+        trust: get(TRUST)?.parse().ok()?,
+        engine: Engine {
+            architecture: get(ARCHITECTURE)?.to_owned(),
+            store: get(STORE)?.parse().ok()?,
+            major: get(ENGINE_MAJOR)?.parse().ok()?,
+        },
     })
 }
 
@@ -112,6 +133,7 @@ pub(super) fn installation(tags: &[Tag]) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::domain::ids::LaunchId;
+    use crate::domain::lineage::{Store, Trust};
     use uuid::Uuid;
 
     #[test]
@@ -119,11 +141,11 @@ mod tests {
         let tags = VolumeTags {
             installation: InstallationId(Uuid::from_u128(1)),
             volume: crate::domain::ids::VolumeId(Uuid::from_u128(2)),
-            project_id: "gh/a b/c".to_owned(),
-            cache_trust: "untrusted".to_owned(),
-            architecture: "arm64".to_owned(),
-            store: "containerd".to_owned(),
-            engine_major: 29,
+            lineage: Lineage {
+                project_id: "gh/a b/c".to_owned(),
+                trust: Trust::Untrusted,
+                engine: Engine { architecture: "arm64".to_owned(), store: Store::Containerd, major: 29 },
+            },
         };
         let written = write_volume(&tags);
         assert_eq!(read_volume(&written).unwrap(), tags);

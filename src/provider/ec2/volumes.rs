@@ -5,15 +5,19 @@
 
 use super::refusal::Kind;
 use super::{Ec2, machines, tags};
-use crate::provider::volumes::{VolumeSpec, Volumes};
+use crate::domain::lineage::Lineage;
+use crate::provider::volumes::{Copies, ProviderSnapshot, SnapshotListing, SnapshotSpec, VolumeSpec, Volumes};
 use crate::provider::{ProviderError, ProviderVolume, VolumeListing};
 use async_trait::async_trait;
 use aws_sdk_ec2::types::{
     ResourceType, TagSpecification, Volume, VolumeAttachment, VolumeAttachmentState, VolumeState, VolumeType,
 };
+use std::time::Duration;
 
 /// Asked for; each machine has one cache volume.
 const DEVICE: &str = "/dev/sdf";
+/// Between two snapshots of a lineage (DESIGN.md §11).
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(3600);
 /// Entries of one page, at most.
 const PAGE: i32 = 500;
 
@@ -49,6 +53,15 @@ impl Ec2 {
 
 #[async_trait]
 impl Volumes for Ec2 {
+    fn copies(&self) -> Copies {
+        Copies::EachAfter(SNAPSHOT_EVERY)
+    }
+
+    /// NVMe: the id without its dash.
+    fn serial(&self, volume: &str) -> String {
+        volume.replace('-', "")
+    }
+
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
         let call = self
             .client()
@@ -63,10 +76,10 @@ impl Volumes for Ec2 {
             .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)));
         let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a volume"))?;
         let provider_id = made.volume_id.unwrap_or_default();
-        Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), machine: None, moving: false })
+        Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), zone: spec.zone.clone(), machine: None, moving: false })
     }
 
-    async fn attach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+    async fn attach_volume(&self, volume: &str, machine: &str, _owner: &Lineage) -> Result<(), ProviderError> {
         let call = self.client().await.attach_volume().volume_id(volume).instance_id(machine).device(DEVICE);
         let Err(refusal) = self.budget.change.call(call.send()).await else { return Ok(()) };
         if refusal.code != "VolumeInUse" {
@@ -105,18 +118,30 @@ impl Volumes for Ec2 {
     }
 
     /// CreateSnapshot takes no token: the token is a tag, and looked for first.
-    async fn snapshot_volume(&self, volume: &str, client_token: &str) -> Result<String, ProviderError> {
-        let made_by = machines::filter(format!("tag:{}", tags::TOKEN), [client_token.to_owned()]);
+    async fn snapshot_volume(&self, volume: &str, spec: &SnapshotSpec) -> Result<String, ProviderError> {
+        let made_by = machines::filter(format!("tag:{}", tags::TOKEN), [spec.client_token.clone()]);
         let call = self.client().await.describe_snapshots().owner_ids("self").filters(made_by);
         let known = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.into_error("looking for a snapshot"))?;
         if let Some(id) = known.snapshots().iter().find_map(|it| it.snapshot_id()) {
             return Ok(id.to_owned());
         }
-        let marks = tags::write_snapshot(self.installation, client_token);
+        let marks = tags::write_snapshot(&spec.tags, &spec.client_token);
         let call = self.client().await.create_snapshot().volume_id(volume);
         let call = call.tag_specifications(tagged(ResourceType::Snapshot, marks));
         let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a snapshot"))?;
         Ok(made.snapshot_id.unwrap_or_default())
+    }
+
+    async fn find_snapshot(&self, _snapshot: &str) -> Result<Option<ProviderSnapshot>, ProviderError> {
+        todo!()
+    }
+
+    async fn list_snapshots(&self) -> Result<SnapshotListing, ProviderError> {
+        todo!()
+    }
+
+    async fn delete_snapshot(&self, _snapshot: &str) -> Result<(), ProviderError> {
+        todo!()
     }
 }
 
@@ -135,6 +160,7 @@ fn shown(volume: &Volume) -> Option<ProviderVolume> {
     Some(ProviderVolume {
         provider_id: volume.volume_id()?.to_owned(),
         tags: tags::read_volume(volume.tags())?,
+        zone: volume.availability_zone().unwrap_or_default().to_owned(),
         machine: machine.map(str::to_owned),
         moving,
     })

@@ -21,6 +21,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// This host is all there is.
+pub(super) const ZONE: &str = "host";
 const RECORD: &str = "machine.json";
 /// Longer than any launch is repeated.
 const SPENT_KEPT: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -59,7 +61,7 @@ impl Record {
     pub(super) fn machine(self, state: MachineState) -> Machine {
         let address = Address { ip: IpAddr::V4(self.ip), ssh_port: self.ssh_port, docker_port: self.docker_port };
         let address = (state == MachineState::Running).then_some(address);
-        Machine { provider_id: self.provider_id, tags: self.tags, state, address, why_ended: None }
+        Machine { provider_id: self.provider_id, tags: self.tags, state, address, zone: Some(ZONE.to_owned()), why_ended: None }
     }
 }
 

@@ -41,15 +41,8 @@ pub(super) async fn comes_and_goes(lab: &Lab, vm: &VmView) {
 }
 
 fn spec(lab: &Lab, zone: String) -> VolumeSpec {
-    let tags = VolumeTags {
-        installation: lab.installation(),
-        volume: VolumeId(Uuid::new_v4()),
-        project_id: "b".to_owned(),
-        cache_trust: "trusted".to_owned(),
-        architecture: "x86_64".to_owned(),
-        store: "classic".to_owned(),
-        engine_major: 20,
-    };
+    let tags =
+        VolumeTags { installation: lab.installation(), volume: VolumeId(Uuid::new_v4()), lineage: crate::support::lineage("b") };
     VolumeSpec { client_token: "lab-volume".to_owned(), tags, zone, size_gib: GIB, snapshot: None }
 }
 

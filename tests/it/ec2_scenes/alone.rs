@@ -44,7 +44,7 @@ impl Alone {
                 origin: Origin::OnDemand,
                 created_at: chrono::DateTime::UNIX_EPOCH,
             },
-            candidate: self.ec2.choose(&class).await?,
+            candidate: self.ec2.choose(&class, None).await?,
             class,
             count,
             user_data: USER_DATA.to_owned(),

@@ -12,15 +12,7 @@ use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Provider as _, ProviderError};
 
 pub(super) fn tags(project: &str) -> VolumeTags {
-    VolumeTags {
-        installation: OURS,
-        volume: VolumeId(Uuid::from_u128(77)),
-        project_id: project.to_owned(),
-        cache_trust: "trusted".to_owned(),
-        architecture: "x86_64".to_owned(),
-        store: "classic".to_owned(),
-        engine_major: 28,
-    }
+    VolumeTags { installation: OURS, volume: VolumeId(Uuid::from_u128(77)), lineage: crate::support::lineage(project) }
 }
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, ProviderError>) -> String {

@@ -13,11 +13,7 @@ fn tags(project: &str) -> VolumeTags {
     VolumeTags {
         installation: InstallationId(Uuid::from_u128(42)),
         volume: VolumeId(Uuid::from_u128(1)),
-        project_id: project.to_owned(),
-        cache_trust: "trusted".to_owned(),
-        architecture: "x86_64".to_owned(),
-        store: "classic".to_owned(),
-        engine_major: 28,
+        lineage: crate::support::lineage(project),
     }
 }
 

@@ -324,15 +324,8 @@ impl History {
 
     async fn plant_volume(&mut self, project: usize) {
         let volume = VolumeId(self.cluster.fresh_id());
-        let tags = VolumeTags {
-            installation: INSTALLATION,
-            volume,
-            project_id: format!("project-{project}"),
-            cache_trust: "trusted".to_owned(),
-            architecture: "x86_64".to_owned(),
-            store: "classic".to_owned(),
-            engine_major: 28,
-        };
+        let tags =
+            VolumeTags { installation: INSTALLATION, volume, lineage: crate::support::lineage(&format!("project-{project}")) };
         let planted = self.cluster.sim.create_volume(&crate::support::volume(&tags, "zone-a", &format!("volume-{volume}"))).await;
         if let Err(error) = planted {
             self.cluster.log.push(format!("planting a volume: {error}"));
