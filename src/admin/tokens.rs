@@ -23,6 +23,9 @@ pub enum TokensCommand {
         /// dispatcher, operator or viewer.
         #[arg(long, default_value = "dispatcher")]
         role: Role,
+        /// Its tasks may only read Docker layer caches, for code from outside: they must say cache_trust "untrusted".
+        #[arg(long)]
+        untrusted: bool,
     },
 }
 
@@ -31,10 +34,10 @@ pub enum TokensCommand {
 /// # Errors
 /// One sentence that says what to do.
 pub async fn run(command: TokensCommand, server: &Server, sealer: &Sealer, out: &mut impl Write) -> anyhow::Result<()> {
-    let TokensCommand::Create { principal, role } = command;
+    let TokensCommand::Create { principal, role, untrusted } = command;
     let db = Db::lazily(server.options(), 1);
     db.check_schema().await?;
-    let token = create(&db, sealer, &Caller { principal, role }, ServiceClock::new().now()).await?;
+    let token = create(&db, sealer, &Caller { principal, role, untrusted_only: untrusted }, ServiceClock::new().now()).await?;
     writeln!(out, "{}", token.expose())?;
     Ok(())
 }

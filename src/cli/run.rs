@@ -19,6 +19,7 @@ use super::{Client, ClientError, Connect, Defaults, Interrupt, Io, Pace, over_ss
 use crate::domain::api::{Connection, TaskView};
 use crate::domain::ids::TaskId;
 use crate::domain::lifecycle::TaskState;
+use crate::domain::lineage::Trust;
 use crate::domain::resource_class::DEFAULT_CLASS;
 use crate::domain::task::{Executor, TaskRequest};
 use futures::FutureExt;
@@ -68,6 +69,12 @@ pub struct Args {
     /// The longest the command may take, seconds; the settings may say less.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=604_800))]
     max_run_seconds: Option<u32>,
+    /// The project's Docker layers are on the VM's disk, and what the command adds to them is kept for the next one.
+    #[arg(long)]
+    docker_layer_caching: bool,
+    /// The command is code from outside: it reads a copy of the project's layers, and nothing of what it writes is kept.
+    #[arg(long)]
+    untrusted: bool,
     /// Print at the end how long each phase took.
     #[arg(long)]
     timings: bool,
@@ -96,6 +103,8 @@ impl Args {
             ssh_public_keys: Vec::new(),
             max_run_seconds: self.max_run_seconds,
             lease_seconds: Some(LEASE_SECONDS),
+            docker_layer_caching: self.docker_layer_caching,
+            cache_trust: if self.untrusted { Trust::Untrusted } else { Trust::Trusted },
             priority: 0,
             labels: BTreeMap::new(),
         }

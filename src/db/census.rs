@@ -2,7 +2,8 @@
 
 use super::{Db, DbError};
 use crate::domain::ids::{LaunchId, VmId};
-use crate::domain::plan::assign::Available;
+use crate::domain::lineage::Trust;
+use crate::domain::plan::assign::{Available, Booting, Owner};
 use crate::domain::plan::gc::BoundVm;
 use crate::domain::plan::queue::{LaneKey, priority};
 use crate::domain::plan::room::{Kind, Room, Supply};
@@ -20,10 +21,10 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn list_available(&self, now: DateTime<Utc>) -> Result<Vec<Available>, DbError> {
-        let rows = sqlx::query_as!(
-            Available,
+        let rows = sqlx::query!(
             r#"-- census::list_available
-               select id as "id: VmId", executor as "executor: Executor", resource_class, absolute_end_at
+               select id as "id: VmId", executor as "executor: Executor", resource_class, absolute_end_at, project_id,
+                      cache_trust as "trust: Trust", zone
                from vms.vms
                where state = 'available' and (hold_until is null or hold_until <= $1)
                order by available_at, id"#,
@@ -31,7 +32,63 @@ impl Db {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows)
+        let available = rows.into_iter().map(|row| Available {
+            id: row.id,
+            executor: row.executor,
+            resource_class: row.resource_class,
+            absolute_end_at: row.absolute_end_at,
+            owner: row.project_id.zip(row.trust),
+            zone: row.zone,
+        });
+        Ok(available.collect())
+    }
+
+    /// VMs that run and do not answer yet, oldest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_booting(&self, now: DateTime<Utc>) -> Result<Vec<Booting>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::list_booting
+               select id as "id: VmId", executor as "executor: Executor", resource_class, project_id, cache_trust as "trust: Trust", zone
+               from vms.vms
+               where state = 'booting' and (hold_until is null or hold_until <= $1)
+               order by booted_at, id"#,
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let booting = rows.into_iter().map(|row| Booting {
+            id: row.id,
+            kind: (row.executor, row.resource_class),
+            owner: row.project_id.zip(row.trust),
+            zone: row.zone,
+        });
+        Ok(booting.collect())
+    }
+
+    /// Zones of the free volumes of projects that wait for a VM; where their newest state is comes first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_volume_zones(&self) -> Result<BTreeMap<Owner, Vec<String>>, DbError> {
+        let rows = sqlx::query!(
+            r#"-- census::list_volume_zones
+               select project_id, cache_trust as "trust: Trust", zone
+               from vms.volumes u
+               where state = 'available'
+                 and exists (select from vms.tasks t where t.state = 'queued' and t.caching
+                               and (t.project_id, t.cache_trust) = (u.project_id, u.cache_trust))
+               group by project_id, cache_trust, zone
+               order by max(good_at) desc nulls last, zone"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut zones = BTreeMap::<Owner, Vec<String>>::new();
+        for row in rows {
+            zones.entry((row.project_id, row.trust)).or_default().push(row.zone);
+        }
+        Ok(zones)
     }
 
     /// Free VMs, and those in the reserve; `classes` says what a new VM would be, and be made of.
@@ -49,7 +106,7 @@ impl Db {
                       l.class_spec as "class?: Json<ResourceClass>", l.image as "image?", v.state <> 'available' as "reserved!"
                from vms.vms v left join vms.launches l on l.id = v.launch_id
                where v.state in ('available', 'stopping', 'stopped') and (v.hold_until is null or v.hold_until <= $1)
-                 and v.available_at is not null
+                 and v.available_at is not null and v.project_id is null
                order by v.available_at, v.id"#,
             now
         )
@@ -78,9 +135,10 @@ impl Db {
                select executor as "executor!: Executor", resource_class as "resource_class!",
                       sum(in_flight)::bigint as "in_flight!", sum(available)::bigint as "available!", sum(live)::bigint as "live!"
                from (select executor, resource_class,
-                            count(*) filter (where state in ('requested', 'launching', 'booting')
+                            count(*) filter (where state in ('requested', 'launching', 'booting') and project_id is null
                                                and (hold_until is null or hold_until <= $1)) as in_flight,
-                            count(*) filter (where state = 'available' and (hold_until is null or hold_until <= $1)) as available,
+                            count(*) filter (where state = 'available' and project_id is null
+                                               and (hold_until is null or hold_until <= $1)) as available,
                             count(*) as live
                      from vms.vms where state <> 'terminated' group by executor, resource_class
                      union all

@@ -21,6 +21,10 @@ pub struct Preparing {
     pub way_in: WayIn,
     /// What was asked for.
     pub request: TaskRequest,
+    /// When it was given its VM.
+    pub claimed_at: DateTime<Utc>,
+    /// Nothing is decided about its cache yet.
+    pub wants_cache: bool,
 }
 
 impl Db {
@@ -60,6 +64,7 @@ impl Db {
                from due, vms.vms v
                where t.id = due.id and v.id = t.vm_id
                returning t.id as "id: TaskId", t.lease_token, t.request as "request: Json<TaskRequest>", v.id as "vm_id: VmId",
+                         coalesce(t.claimed_at, $1) as "claimed_at!", (t.caching and t.cache_reason is null) as "wants_cache!",
                          v.identity_sealed, v.address, v.ssh_port, v.docker_port"#,
             now,
             limit,
@@ -73,7 +78,14 @@ impl Db {
             .into_iter()
             .filter_map(|row| {
                 let way_in = way_in(Some(row.vm_id), row.identity_sealed, row.address, row.ssh_port, row.docker_port)?;
-                Some(Preparing { id: row.id, lease: row.lease_token, way_in, request: row.request.0 })
+                Some(Preparing {
+                    id: row.id,
+                    lease: row.lease_token,
+                    way_in,
+                    request: row.request.0,
+                    claimed_at: row.claimed_at,
+                    wants_cache: row.wants_cache,
+                })
             })
             .collect())
     }

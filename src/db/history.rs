@@ -49,6 +49,8 @@ impl Db {
                         'id', t.id, 'state', t.state, 'created_at', t.created_at, 'ready_at', t.ready_at, 'ended_at', t.ended_at,
                         'vm', case when v.id is not null then jsonb_build_object(
                             'id', v.id, 'provider', v.provider, 'provider_id', v.provider_id, 'origin', v.origin, 'address', v.address) end,
+                        'cache', case when t.cache_reason is not null then jsonb_build_object(
+                            'volume_id', t.cache_volume_id, 'hit', coalesce(t.cache_hit, false), 'reason', t.cache_reason) end,
                         'failure', case when t.failure_code is not null then jsonb_build_object(
                             'code', t.failure_code, 'detail', t.failure_detail) end),
                     t.ended_at

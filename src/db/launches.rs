@@ -45,6 +45,8 @@ pub struct NewLaunch {
     pub image: Option<String>,
     /// How fast the provider may be asked.
     pub rate: Option<LaunchRate>,
+    /// A zone that is better than others.
+    pub near: Option<String>,
 }
 
 /// How a launch ends.
@@ -95,6 +97,8 @@ pub struct LeasedLaunch {
     pub candidate: Option<String>,
     /// Its machines end themselves when nobody called by then, seconds. The same in every attempt: a token goes with its parameters.
     pub silent_seconds: i32,
+    /// A zone that is better than others.
+    pub near: Option<String>,
 }
 
 impl Db {
@@ -116,8 +120,8 @@ impl Db {
         sqlx::query!(
             "-- launches::insert_launch
              insert into vms.launches (id, executor, resource_class, class_spec, origin, provider, place, machines,
-                                       bootstrap_sealed, created_at, due_at, image, silent_seconds)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12)",
+                                       bootstrap_sealed, created_at, due_at, image, silent_seconds, near)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13)",
             new.id.0,
             new.executor.as_str(),
             new.resource_class,
@@ -130,6 +134,7 @@ impl Db {
             now,
             new.image,
             i32::try_from((new.absolute_end_at - now).num_seconds()).unwrap_or(i32::MAX),
+            new.near,
         )
         .execute(&mut *tx)
         .await?;
@@ -183,7 +188,7 @@ impl Db {
                from due where l.id = due.id
                returning l.id as "id: LaunchId", l.lease_token, l.attempt, l.executor as "executor: Executor", l.resource_class,
                          l.class_spec as "class: Json<ResourceClass>", l.origin as "origin: Origin", l.provider,
-                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.attempted_at is not null as "attempted!",
+                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.near, l.attempted_at is not null as "attempted!",
                          (l.attempted_at is not null or l.attempt > 1 or l.error is not null) as "tried!",
                          (select count(*) from vms.vms v where v.launch_id = l.id and v.state = 'requested') as "wanted!""#,
             place.0,
@@ -212,6 +217,7 @@ impl Db {
                 tried: row.tried,
                 wanted: row.wanted,
                 candidate: row.candidate,
+                near: row.near,
                 silent_seconds: row.silent_seconds,
             })
             .collect())
@@ -229,14 +235,17 @@ impl Db {
             r#"-- launches::is_launch_needed
                select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2) as "queued!",
                       (select count(*) from vms.vms
-                       where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2) as "reserved!""#,
+                       where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2) as "reserved!",
+                      (select count(*) from vms.vms
+                       where state in ('booting', 'available') and executor = $1 and resource_class = $2
+                         and project_id is not null) as "marked!""#,
             launch.executor.as_str(),
             launch.resource_class,
         )
         .fetch_one(&mut *connection)
         .await?;
         // What the whole launch would add is not needed only when the rest is enough by itself.
-        Ok(supply + asked.reserved - launch.wanted < asked.queued + i64::from(kept))
+        Ok(supply + asked.marked + asked.reserved - launch.wanted < asked.queued + i64::from(kept))
     }
 
     /// The launch is over: rows without a machine are not going to have one.
@@ -343,7 +352,7 @@ async fn free_supply(connection: &mut PgConnection, executor: Executor, class: &
         r#"-- launches::free_supply
            select count(*) as "count!" from vms.vms
            where state in ('requested', 'launching', 'booting', 'available') and executor = $1 and resource_class = $2
-             and (hold_until is null or hold_until <= $3)"#,
+             and project_id is null and (hold_until is null or hold_until <= $3)"#,
         executor.as_str(),
         class,
         now,

@@ -4,7 +4,7 @@
 //! Not here: taking a lease, which is part of finding the work (`launches`, `vms`, `claims`); holding it meanwhile (`loops::lease`).
 
 use super::{Db, DbError, LEASE_SECONDS};
-use crate::domain::ids::{LaunchId, TaskId, VmId};
+use crate::domain::ids::{GenerationId, LaunchId, TaskId, VmId, VolumeId};
 use chrono::{DateTime, Utc};
 
 /// What is leased, and with which fencing numbers.
@@ -14,6 +14,10 @@ pub enum Lease {
     Launch(LaunchId, i64),
     /// A task.
     Task(TaskId, i64),
+    /// A volume.
+    Volume(VolumeId, i64),
+    /// A good state.
+    Generation(GenerationId, i64),
     /// VMs that are worked on together.
     Vms(Vec<(VmId, i64)>),
 }
@@ -44,6 +48,32 @@ impl Db {
                      update vms.tasks set lease_until = $3::timestamptz + make_interval(secs => $4)
                      where id = $1 and lease_token = $2 and state = 'preparing'",
                     task.0,
+                    token,
+                    now,
+                    LEASE_SECONDS,
+                )
+                .execute(&self.pool)
+                .await?
+            }
+            Lease::Volume(volume, token) => {
+                sqlx::query!(
+                    "-- leases::renew_lease (volume)
+                     update vms.volumes set lease_until = $3::timestamptz + make_interval(secs => $4)
+                     where id = $1 and lease_token = $2",
+                    volume.0,
+                    token,
+                    now,
+                    LEASE_SECONDS,
+                )
+                .execute(&self.pool)
+                .await?
+            }
+            Lease::Generation(generation, token) => {
+                sqlx::query!(
+                    "-- leases::renew_lease (generation)
+                     update vms.generations set lease_until = $3::timestamptz + make_interval(secs => $4)
+                     where id = $1 and lease_token = $2",
+                    generation.0,
                     token,
                     now,
                     LEASE_SECONDS,

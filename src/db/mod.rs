@@ -6,11 +6,15 @@
 
 pub mod breakers;
 pub mod budget;
+pub mod cache;
+pub mod cache_gifts;
+pub mod cache_mounts;
 pub mod call_rates;
 pub mod census;
 pub mod claims;
 pub mod connect;
 pub mod events;
+pub mod generations;
 pub mod history;
 pub mod installation;
 pub mod launch_attempts;
@@ -31,6 +35,7 @@ pub mod turns;
 pub mod vm_ends;
 pub mod vm_list;
 pub mod vms;
+pub mod volume_moves;
 pub mod volumes;
 pub mod wake;
 

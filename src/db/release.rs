@@ -2,6 +2,7 @@
 //! survives all of them until its hold ends.
 
 use super::events::{self, Event};
+use super::volume_moves::let_volumes_go;
 use super::{Db, DbError, breakers};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
@@ -47,10 +48,14 @@ pub(super) async fn end_vms(
     now: DateTime<Utc>,
 ) -> Result<Vec<VmId>, DbError> {
     let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
+    // Its volume is unmounted and taken off first: until then it keeps its keys, and for at most two minutes.
     let ended = sqlx::query_scalar!(
         r#"-- release::end_vms
-           update vms.vms
-           set state = 'terminating', reason = $2, terminating_at = $3, deadline_at = null, due_at = $3, identity_sealed = null,
+           update vms.vms v
+           set state = 'terminating', reason = $2, terminating_at = $3, deadline_at = null,
+               due_at = case when exists (select from vms.volumes u where u.vm_id = v.id and u.mounted)
+                             then $3::timestamptz + interval '2 min' else $3 end,
+               identity_sealed = case when exists (select from vms.volumes u where u.vm_id = v.id and u.mounted) then identity_sealed end,
                lease_token = lease_token + 1, lease_until = null
            where id = any($1) and state not in ('terminating', 'terminated') and (hold_until is null or hold_until <= $3)
            returning id as "id: VmId""#,
@@ -60,6 +65,7 @@ pub(super) async fn end_vms(
     )
     .fetch_all(&mut *connection)
     .await?;
+    let_volumes_go(connection, &ended, now).await?;
     events::insert_about_vms(connection, now, "vm.terminating", &ended, &format!("To be terminated: {reason}.")).await?;
     Ok(ended)
 }
@@ -264,7 +270,8 @@ async fn requeue_preparing(
     let tasks = sqlx::query_scalar!(
         r#"-- release::requeue_preparing
            update vms.tasks
-           set state = 'queued', vm_id = null, due_at = $2, waiting_reason = null, lease_token = lease_token + 1, lease_until = null,
+           set state = 'queued', vm_id = null, due_at = $2, waiting_reason = null, cache_volume_id = null, cache_hit = null,
+               cache_reason = null, lease_token = lease_token + 1, lease_until = null,
                unfit_vms = unfit_vms + $3
            where vm_id = $1 and state = 'preparing' and unfit_vms + $3 < $4 returning id as "id: TaskId""#,
         vm.0,

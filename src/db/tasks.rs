@@ -4,10 +4,11 @@
 
 use super::rows::{TaskRow, way_in};
 use super::{Db, DbError, history};
-use crate::domain::api::{TaskView, TaskVm};
+use crate::domain::api::{TaskCache, TaskView, TaskVm};
 use crate::domain::failure::{Failure, FailureCode};
-use crate::domain::ids::{TaskId, VmId};
+use crate::domain::ids::{TaskId, VmId, VolumeId};
 use crate::domain::lifecycle::TaskState;
+use crate::domain::lineage::Trust;
 use crate::domain::plan::assign::Waiting;
 use crate::domain::tags::Origin;
 use crate::domain::task::{Executor, TaskRequest};
@@ -75,6 +76,9 @@ struct Raw {
     ssh_port: Option<i32>,
     docker_port: Option<i32>,
     identity_sealed: Option<Vec<u8>>,
+    cache_volume_id: Option<VolumeId>,
+    cache_hit: Option<bool>,
+    cache_reason: Option<String>,
 }
 
 impl From<Raw> for TaskRow {
@@ -97,6 +101,11 @@ impl From<Raw> for TaskRow {
             ready_at: raw.ready_at,
             ended_at: raw.ended_at,
             vm,
+            cache: raw.cache_reason.map(|reason| TaskCache {
+                volume_id: raw.cache_volume_id,
+                hit: raw.cache_hit.unwrap_or(false),
+                reason,
+            }),
             connection: None,
             failure: raw.failure_code.map(|code| Failure::new(code, raw.failure_detail.unwrap_or_default())),
         };
@@ -111,7 +120,8 @@ async fn find(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskRo
            select id as "id!: TaskId", principal as "principal!", request_hash as "request_hash!",
                   request as "request!: Json<TaskRequest>", state as "state!: TaskState", failure_code as "failure_code: FailureCode",
                   failure_detail, created_at as "created_at!", ready_at, ended_at, vm_id as "vm_id: VmId", provider, provider_id,
-                  origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed
+                  origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed,
+                  cache_volume_id as "cache_volume_id: VolumeId", cache_hit, cache_reason
            from vms.task_answers where id = $1"#,
         id.0
     )
@@ -135,7 +145,8 @@ impl Db {
                select id as "id!: TaskId", principal as "principal!", request_hash as "request_hash!",
                       request as "request!: Json<TaskRequest>", state as "state!: TaskState", failure_code as "failure_code: FailureCode",
                       failure_detail, created_at as "created_at!", ready_at, ended_at, vm_id as "vm_id: VmId", provider, provider_id,
-                      origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed
+                      origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed,
+                      cache_volume_id as "cache_volume_id: VolumeId", cache_hit, cache_reason
                from vms.put_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
             new.id.0,
             new.principal,
@@ -190,7 +201,7 @@ impl Db {
                       t.state as "state: TaskState", t.failure_code as "failure_code: FailureCode", t.failure_detail,
                       t.created_at, t.ready_at, t.ended_at, t.vm_id as "vm_id: VmId",
                       v.provider as "provider?", v.provider_id, v.origin as "origin?: Origin", v.address, v.ssh_port, v.docker_port,
-                      null::bytea as identity_sealed
+                      null::bytea as identity_sealed, t.cache_volume_id as "cache_volume_id: VolumeId", t.cache_hit, t.cache_reason
                from vms.tasks t left join vms.vms v on v.id = t.vm_id
                where ($1::text is null or t.principal = $1) and ($2::text is null or t.state = $2)
                  and ($3::text is null or t.project_id = $3)
@@ -219,7 +230,7 @@ impl Db {
             r#"-- tasks::list_waiting
                select id as "id!: TaskId", executor as "executor!: Executor", resource_class as "resource_class!",
                       project_id as "project_id!", priority as "priority!", created_at as "created_at!",
-                      max_run_seconds as "max_run_seconds!", waiting_reason as reason
+                      max_run_seconds as "max_run_seconds!", caching as "caching!", cache_trust as "trust!: Trust", waiting_reason as reason
                from (select *, row_number() over (partition by executor, resource_class, project_id, priority order by created_at, id) as nth
                      from vms.tasks where state = 'queued') t
                order by nth, created_at, id

@@ -13,12 +13,13 @@ impl Db {
     pub async fn insert_token(&self, id: TokenId, caller: &Caller, hash: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
         sqlx::query!(
             "-- tokens::insert_token
-             insert into vms.tokens (id, principal, role, hash, created_at) values ($1, $2, $3, $4, $5)",
+             insert into vms.tokens (id, principal, role, hash, created_at, untrusted_only) values ($1, $2, $3, $4, $5, $6)",
             id.0,
             caller.principal,
             caller.role.as_str(),
             hash,
             now,
+            caller.untrusted_only,
         )
         .execute(&self.pool)
         .await?;
@@ -32,11 +33,11 @@ impl Db {
     pub async fn find_caller(&self, hashes: &[Vec<u8>]) -> Result<Option<Caller>, DbError> {
         let row = sqlx::query!(
             r#"-- tokens::find_caller
-               select principal, role as "role: Role" from vms.tokens where hash = any($1) and revoked_at is null"#,
+               select principal, role as "role: Role", untrusted_only from vms.tokens where hash = any($1) and revoked_at is null"#,
             hashes,
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| Caller { principal: row.principal, role: row.role }))
+        Ok(row.map(|row| Caller { principal: row.principal, role: row.role, untrusted_only: row.untrusted_only }))
     }
 }

@@ -164,7 +164,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let gone = sqlx::query!(
             r#"-- vm_ends::confirm_terminated
-               update vms.vms set state = 'terminated', terminated_at = $2, lease_token = lease_token + 1, lease_until = null
+               update vms.vms set state = 'terminated', terminated_at = $2, identity_sealed = null, lease_token = lease_token + 1, lease_until = null
                where id = any($1) and state = 'terminating' and (provider_id is null) = $3
                returning id as "id: VmId", launch_id as "launch: LaunchId""#,
             &ids,

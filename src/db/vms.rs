@@ -7,6 +7,7 @@ use super::leases::columns;
 use super::{Db, DbError, LEASE_SECONDS, breakers, launches, leased};
 use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::lifecycle::VmState;
+use crate::domain::lineage::Engine;
 use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -57,7 +58,7 @@ pub struct Starting {
 }
 
 /// Where a machine answers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Its address.
     pub ip: IpAddr,
@@ -65,6 +66,21 @@ pub struct Place {
     pub ssh_port: u16,
     /// Its ports.
     pub docker_port: u16,
+    /// Where its volumes must be.
+    pub zone: Option<String>,
+}
+
+/// What first contact settles.
+#[derive(Clone, Copy, Debug)]
+pub struct Met<'a> {
+    /// Public, pinned from now on.
+    pub host_key: &'a str,
+    /// When it ends itself, as it was told.
+    pub absolute_end_at: DateTime<Utc>,
+    /// Until when it may wait for a task.
+    pub idle_end_at: DateTime<Utc>,
+    /// Its Docker engine, if it has one that can be told.
+    pub engine: Option<&'a Engine>,
 }
 
 impl Db {
@@ -188,14 +204,15 @@ impl Db {
         let addresses: Vec<_> = running.iter().map(|(_, at)| at.ip.to_string()).collect();
         let ssh_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.ssh_port)).collect();
         let docker_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.docker_port)).collect();
+        let zones: Vec<_> = running.iter().map(|(_, at)| at.zone.clone().unwrap_or_default()).collect();
         let mut tx = self.pool.begin().await?;
         sqlx::query!(
             "-- vms::boot_vms
              with booted as (
                  update vms.vms v
                  set state = 'booting', booted_at = $5, address = r.address, ssh_port = r.ssh, docker_port = r.docker,
-                     deadline_at = $6, due_at = $5
-                 from unnest($1::uuid[], $2::text[], $3::int[], $4::int[]) as r (id, address, ssh, docker)
+                     zone = nullif(r.zone, ''), deadline_at = $6, due_at = $5
+                 from unnest($1::uuid[], $2::text[], $3::int[], $4::int[], $7::text[]) as r (id, address, ssh, docker, zone)
                  where v.id = r.id and v.state = 'launching'
                  returning v.id, v.address
              )
@@ -207,6 +224,7 @@ impl Db {
             &docker_ports,
             now,
             deadline_at,
+            &zones,
         )
         .execute(&mut *tx)
         .await?;
@@ -259,31 +277,44 @@ impl Db {
     ///
     /// # Errors
     /// `LostLease`.
-    pub async fn make_available(
-        &self,
-        vm: &LeasedVm,
-        host_key: &str,
-        absolute_end_at: DateTime<Utc>,
-        idle_end_at: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
+    pub async fn make_available(&self, vm: &LeasedVm, met: &Met<'_>, now: DateTime<Utc>) -> Result<(), DbError> {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "-- vms::make_available
              update vms.vms
              set state = 'available', available_at = $3, host_key = $4, guest_end_at = $5, absolute_end_at = greatest($5, absolute_end_at),
-                 deadline_at = $6, due_at = $3, lease_until = null
+                 -- One that a volume was brought to is for one project only: it does not wait for long.
+                 deadline_at = case when project_id is null then $6 else $3::timestamptz + interval '60 s' end,
+                 due_at = $3, lease_until = null, architecture = $7, store = $8, engine_major = $9
              where id = $1 and lease_token = $2",
             vm.id.0,
             vm.lease,
             now,
-            host_key,
-            absolute_end_at,
-            idle_end_at,
+            met.host_key,
+            met.absolute_end_at,
+            met.idle_end_at,
+            met.engine.map(|it| it.architecture.as_str()),
+            met.engine.map(|it| it.store.as_str()),
+            met.engine.map(|it| it.major),
         )
         .execute(&mut *tx)
         .await?;
         leased(done.rows_affected())?;
+        if met.engine.is_some() {
+            sqlx::query!(
+                "-- vms::make_available (engine of its image)
+                 insert into vms.engines (provider, place, image, architecture, store, engine_major)
+                 select v.provider, v.place, l.image, v.architecture, v.store, v.engine_major
+                 from vms.vms v join vms.launches l on l.id = v.launch_id where v.id = $1 and l.image is not null
+                 on conflict (provider, place, image) do update
+                 set architecture = excluded.architecture, store = excluded.store, engine_major = excluded.engine_major
+                 where (engines.architecture, engines.store, engines.engine_major)
+                       is distinct from (excluded.architecture, excluded.store, excluded.engine_major)",
+                vm.id.0,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
         launches::void_bootstrap(&mut tx, &[vm.launch]).await?;
         breakers::note_good_start(&mut tx, vm.id).await?;
         let message = "First contact: personalised; a job may take it.".to_owned();

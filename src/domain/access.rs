@@ -59,4 +59,6 @@ pub struct Caller {
     pub principal: String,
     /// What it may do.
     pub role: Role,
+    /// It may only make tasks that leave nothing in caches.
+    pub untrusted_only: bool,
 }

@@ -3,7 +3,7 @@
 //! Secrets appear in [`Connection`] alone, and that appears only in the PUT and GET of one task, for its owner, while `ready`.
 
 use super::failure::Failure;
-use super::ids::{TaskId, VmId};
+use super::ids::{TaskId, VmId, VolumeId};
 use super::lifecycle::{TaskState, VmState};
 use super::tags::Origin;
 use super::task::{Executor, TaskRequest};
@@ -28,6 +28,9 @@ pub struct TaskView {
     pub ended_at: Option<DateTime<Utc>>,
     /// Its VM, from the claim on.
     pub vm: Option<TaskVm>,
+    /// What became of its Docker layer cache; none: it asked for none, or it is not decided yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cache: Option<TaskCache>,
     /// How to reach the VM: only while `ready`, only for its owner, never in lists.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub connection: Option<Connection>,
@@ -48,6 +51,17 @@ pub struct TaskVm {
     pub origin: Origin,
     /// Where it answers.
     pub address: Option<String>,
+}
+
+/// The Docker layer cache of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskCache {
+    /// The volume that the engine works on; none: it works without one.
+    pub volume_id: Option<VolumeId>,
+    /// Layers were on it.
+    pub hit: bool,
+    /// One sentence: which volume, or why none.
+    pub reason: String,
 }
 
 /// How to reach a VM.

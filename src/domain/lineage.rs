@@ -3,6 +3,7 @@
 //! Not here: which volume of a lineage a job gets, and what of it is kept (`plan::cache`).
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -88,4 +89,13 @@ pub struct Layer {
     pub id: String,
     /// Its size.
     pub bytes: u64,
+}
+
+/// What a snapshot and a copy of one cost here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Next to nothing: each good state is kept, and each job may have a copy of the best.
+    Cheap,
+    /// A snapshot costs time and money: one for each lineage in this time.
+    EachAfter(Duration),
 }

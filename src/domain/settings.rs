@@ -58,6 +58,9 @@ pub struct Settings {
     /// How much there may be at a time.
     #[garde(dive)]
     pub limits: Limits,
+    /// Docker layer caches.
+    #[garde(dive)]
+    pub cache: CacheSettings,
     /// VMs that wait for jobs.
     #[garde(dive)]
     pub preallocated: Preallocated,
@@ -123,6 +126,39 @@ pub struct Timeouts {
     pub vm_idle_hours: u32,
 }
 
+/// Docker layer caches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheSettings {
+    /// Size of a new volume, GiB, 1 to 16384.
+    #[garde(range(min = 1, max = 16_384))]
+    pub volume_gib: u32,
+    /// Days without a job until a volume is cleared, 1 to 3650.
+    #[garde(range(min = 1, max = 3650))]
+    pub inactive_days: u32,
+    /// The longest a job that has its VM waits for its cache; then it goes on without. Seconds, 5 to 900.
+    #[garde(range(min = 5, max = 900))]
+    pub wait_seconds: u32,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { volume_gib: 100, inactive_days: 14, wait_seconds: 90 }
+    }
+}
+
+impl CacheSettings {
+    /// The longest a job that has its VM waits for its cache.
+    pub fn wait(&self) -> TimeDelta {
+        TimeDelta::seconds(self.wait_seconds.into())
+    }
+
+    /// Without a job for so long, a volume is cleared.
+    pub fn inactive(&self) -> TimeDelta {
+        TimeDelta::days(self.inactive_days.into())
+    }
+}
+
 /// Limits. None: what the provider can carry (on-host: from cores and memory).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -179,6 +215,7 @@ impl Default for Settings {
             guest: GuestSettings::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            cache: CacheSettings::default(),
             preallocated: Preallocated::default(),
             projects: BTreeMap::new(),
             resource_classes: default_classes(),

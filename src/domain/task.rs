@@ -1,5 +1,6 @@
 //! What a dispatcher asks for, checked: a [`TaskRequest`] that exists is one that can be served.
 
+use super::lineage::Trust;
 use super::resource_class::DEFAULT_CLASS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,6 +75,14 @@ pub struct TaskRequest {
     #[garde(range(min = 10, max = 3600))]
     #[schema(minimum = 10, maximum = 3600)]
     pub lease_seconds: Option<u32>,
+    /// The project's Docker layers are on the VM's disk, and what the job adds to them is kept for the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[garde(skip)]
+    pub docker_layer_caching: bool,
+    /// An `untrusted` job (code from outside) reads a copy of the project's layers, and nothing of what it writes is kept.
+    #[serde(default, skip_serializing_if = "is_trusted")]
+    #[garde(skip)]
+    pub cache_trust: Trust,
     /// Higher goes first, -100 to 100.
     #[serde(default)]
     #[garde(range(min = -100, max = 100))]
@@ -83,6 +92,11 @@ pub struct TaskRequest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[garde(custom(valid_labels))]
     pub labels: BTreeMap<String, String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_trusted(trust: &Trust) -> bool {
+    *trust == Trust::Trusted
 }
 
 fn default_class() -> String {

@@ -16,6 +16,7 @@ use crate::db::tasks::{Ensured, NewTask};
 use crate::domain::access::Caller;
 use crate::domain::api::TaskView;
 use crate::domain::ids::TaskId;
+use crate::domain::lineage::Trust;
 use crate::domain::task::TaskRequest;
 use crate::seal;
 use axum::extract::State;
@@ -141,6 +142,10 @@ async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskReq
     let bytes = serde_json::to_vec(request).map_err(|error| Problem::Defect(format!("a request cannot be written: {error}")))?;
     let request_hash = seal::fingerprint(&bytes);
     let settings = state.settings.borrow().settings.clone();
+    if caller.untrusted_only && request.cache_trust == Trust::Trusted {
+        let sentence = "This token is for code from outside: send \"cache_trust\": \"untrusted\", or use another token.";
+        return Err(Problem::Forbidden(sentence.to_owned()));
+    }
     let refusal = match settings.class(request.executor, &request.resource_class) {
         Err(sentence) => Some(Problem::field("resource_class", sentence)),
         Ok(_) if settings.refuse_new_tasks => Some(Problem::Refusing),

@@ -45,6 +45,8 @@ impl Loop for Assign {
             waiting,
             served_at: world.db.lanes_served(&settings, STARVES_AFTER, now).await?,
             available: world.db.list_available(now).await?,
+            booting: world.db.list_booting(now).await?,
+            volumes: world.db.list_volume_zones().await?,
             reserve: world.db.list_reserve(now).await?,
             at_work: world.db.at_work().await?,
             refusals: world.db.list_refusals().await?,
@@ -56,6 +58,9 @@ impl Loop for Assign {
                 Ok(()) | Err(DbError::Conflict(_) | DbError::LimitReached(_)) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        for (vm, owner) in &decision.marks {
+            world.db.mark_vm(*vm, owner, now).await?;
         }
         if !decision.starts.is_empty() {
             world.db.start_vms(&decision.starts, now + settings.timeouts.vm_start(), now).await?;

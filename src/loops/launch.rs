@@ -96,7 +96,7 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         let attempted = launch.attempted && is_first;
         spec.candidate = match asked.take() {
             Some(candidate) => candidate,
-            None => match provider.choose(&launch.class, None).await {
+            None => match provider.choose(&launch.class, launch.near.as_deref()).await {
                 Ok(candidate) => candidate,
                 Err(error) => return record(world, launch, attempted, Err(error)).await,
             },
@@ -145,7 +145,7 @@ async fn record(
             }
             db.end_launch(launch.id, launch.lease, End::Answered, now).await?;
             let running = machines.iter().filter(|machine| machine.state == MachineState::Running);
-            let running: Vec<_> = running.filter_map(|m| Some((*bound.get(&m.provider_id)?, m.address?))).collect();
+            let running: Vec<_> = running.filter_map(|m| Some((*bound.get(&m.provider_id)?, m.address?, m.zone.clone()))).collect();
             watch::boot(world, &running, now).await?;
         }
         Err(ProviderError::Throttled) => {

@@ -7,9 +7,11 @@
 //! machine holds up nobody; recovery is the next tick.
 
 pub mod assign;
+pub mod cache;
 pub mod collect;
 pub mod collect_volumes;
 pub mod expire;
+pub mod generations;
 pub mod history;
 pub mod keep;
 pub mod launch;
@@ -23,6 +25,7 @@ pub mod scale;
 pub mod settings;
 pub mod terminate;
 pub mod timers;
+pub mod volumes;
 mod wanted;
 pub mod watch;
 
@@ -162,6 +165,9 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(launch::Launch(world.clone())),
         Arc::new(watch::Watch(world.clone())),
         Arc::new(reach::Reach(world.clone())),
+        Arc::new(cache::Cache(world.clone())),
+        Arc::new(volumes::MoveVolumes(world.clone())),
+        Arc::new(generations::Generations(world.clone())),
         Arc::new(prepare::Prepare(world.clone())),
         Arc::new(keep::Keep(world.clone())),
         Arc::new(power::Power(world.clone())),

@@ -8,7 +8,7 @@
 use super::{Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::release::Evidence;
-use crate::db::vms::LeasedVm;
+use crate::db::vms::{LeasedVm, Met};
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::identity::Identity;
 use crate::domain::ids::VmId;
@@ -77,10 +77,11 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
     match world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await {
-        Ok(_engine) => {
+        Ok(engine) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();
-            Ok(world.db.make_available(vm, &identity.host_public, absolute_end_at, idle_end_at, now).await?)
+            let met = Met { host_key: &identity.host_public, absolute_end_at, idle_end_at, engine: engine.as_ref() };
+            Ok(world.db.make_available(vm, &met, now).await?)
         }
         Err(GuestError::NotReachable(_)) if world.clock.now() < deadline_at => {
             Ok(world.db.postpone_vms(&[(vm.id, vm.lease)], world.clock.now() + CALL_AGAIN).await?)

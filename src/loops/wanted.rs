@@ -70,6 +70,7 @@ pub(super) async fn write(
             seen: launch.seen,
             image: provider.image(class),
             rate: provider.launch_rate(),
+            near: launch.near.clone(),
         };
         match world.db.insert_launch(&new, now).await {
             Ok(()) => {}

@@ -73,8 +73,11 @@ async fn see_starting(
     let late = |vm: &Starting| vm.deadline_at.is_some_and(|deadline| now >= deadline);
     let (mut running, mut over) = (Vec::new(), Vec::new());
     for vm in starting {
-        match seen.get(vm.provider_id.as_str()).map(|machine| (machine.state, machine.address)) {
-            Some((MachineState::Running, Some(address))) if vm.launching => running.push((vm.id, address)),
+        let machine = seen.get(vm.provider_id.as_str());
+        match machine.map(|machine| (machine.state, machine.address)) {
+            Some((MachineState::Running, Some(address))) if vm.launching => {
+                running.push((vm.id, address, machine.and_then(|it| it.zone.clone())));
+            }
             // It is started out of the reserve, and has not heard yet.
             Some((MachineState::Stopped, _)) if vm.launching && vm.met && !late(vm) => {}
             Some((MachineState::Stopped | MachineState::Terminated, _)) => {
@@ -95,12 +98,17 @@ async fn see_starting(
 }
 
 /// These machines run: they are met from now on.
-pub(super) async fn boot(world: &World, running: &[(VmId, Address)], now: DateTime<Utc>) -> anyhow::Result<()> {
+pub(super) async fn boot(world: &World, running: &[(VmId, Address, Option<String>)], now: DateTime<Utc>) -> anyhow::Result<()> {
     if running.is_empty() {
         return Ok(());
     }
-    let place = |at: &Address| Place { ip: at.ip, ssh_port: at.ssh_port, docker_port: at.docker_port };
-    let running: Vec<_> = running.iter().map(|(vm, address)| (*vm, place(address))).collect();
+    let place = |at: &Address, zone: &Option<String>| Place {
+        ip: at.ip,
+        ssh_port: at.ssh_port,
+        docker_port: at.docker_port,
+        zone: zone.clone(),
+    };
+    let running: Vec<_> = running.iter().map(|(vm, address, zone)| (*vm, place(address, zone))).collect();
     let deadline_at = now + world.settings().timeouts.ssh_connect();
     Ok(world.db.boot_vms(&running, deadline_at, now).await?)
 }

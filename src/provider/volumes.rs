@@ -4,10 +4,10 @@
 //! Not here: which volume goes where, and what is kept (`loops`, `domain::plan::cache`); what happens with it inside a VM (`guest`).
 
 use super::{ProviderError, ProviderVolume};
+pub use crate::domain::lineage::Copies;
 use crate::domain::lineage::Lineage;
 use crate::domain::tags::{SnapshotTags, VolumeTags};
 use async_trait::async_trait;
-use std::time::Duration;
 
 /// One call that makes a volume.
 #[derive(Clone, Debug)]
@@ -62,15 +62,6 @@ pub struct SnapshotListing {
     pub snapshots: Vec<ProviderSnapshot>,
     /// False when a part could not be read: then absence proves nothing.
     pub complete: bool,
-}
-
-/// What a snapshot and a copy of one cost here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copies {
-    /// Next to nothing: each good state is kept, and each job may have a copy of the best.
-    Cheap,
-    /// A snapshot costs time and money: one for each lineage in this time.
-    EachAfter(Duration),
 }
 
 /// Room for volumes, where it is this host's.

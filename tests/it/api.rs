@@ -105,7 +105,7 @@ async fn a_machine_task_has_no_docker_and_a_viewer_of_the_same_principal_no_way_
     let view = api.put(CI, &task_path(1), &machine()).await.json();
     assert_eq!(view["connection"]["ssh"]["private_key"], SECRETS[0]);
     assert_eq!(view["connection"].get("docker"), None);
-    let caller = Caller { principal: "ci".to_owned(), role: Role::Viewer };
+    let caller = Caller { principal: "ci".to_owned(), role: Role::Viewer, untrusted_only: false };
     let id = vm_service::domain::ids::TokenId(Uuid::new_v4());
     api.db().insert_token(id, &caller, &api.state.sealer.token_hashes("vms_looks")[0], api.state.clock.now()).await.unwrap();
     let seen = api.call("vms_looks", "GET", &task_path(1)).await;

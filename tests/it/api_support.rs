@@ -129,7 +129,7 @@ impl Api {
         let sealer = &api.state.sealer;
         let tokens = [(CI, Role::Dispatcher), (OTHER, Role::Dispatcher), (OPERATOR, Role::Operator), (VIEWER, Role::Viewer)];
         for (token, role) in tokens {
-            let caller = Caller { principal: token.trim_start_matches("vms_").to_owned(), role };
+            let caller = Caller { principal: token.trim_start_matches("vms_").to_owned(), role, untrusted_only: false };
             api.state.db.insert_token(TokenId(Uuid::new_v4()), &caller, &sealer.token_hashes(token)[0], start()).await.unwrap();
         }
         let seed = Versioned { version: 0, settings: Settings::default() };

@@ -107,6 +107,8 @@ impl Bench {
             ssh_public_keys: Vec::new(),
             max_run_seconds: None,
             lease_seconds: None,
+            docker_layer_caching: false,
+            cache_trust: Trust::Trusted,
             priority: 0,
             labels: BTreeMap::new(),
         }

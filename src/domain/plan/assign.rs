@@ -9,6 +9,7 @@ use super::queue::{LaneKey, Queue};
 use super::room::{Kind, Launch, Limits, Planned};
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::ids::{TaskId, VmId};
+use crate::domain::lineage::Trust;
 use crate::domain::settings::Settings;
 use crate::domain::task::Executor;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -34,6 +35,10 @@ pub struct Waiting {
     pub created_at: DateTime<Utc>,
     /// How long its job may take, seconds.
     pub max_run_seconds: i32,
+    /// It works on a cache volume.
+    pub caching: bool,
+    /// Of the cache volume.
+    pub trust: Trust,
     /// Why it waits, as it was told last.
     pub reason: Option<String>,
 }
@@ -42,6 +47,11 @@ impl Waiting {
     /// The kind of VM that it needs.
     pub fn kind(&self) -> Kind {
         (self.executor, self.resource_class.clone())
+    }
+
+    /// Whose volumes it may work on; none: it works without.
+    fn owner(&self) -> Option<Owner> {
+        self.caching.then(|| (self.project_id.clone(), self.trust))
     }
 }
 
@@ -56,6 +66,26 @@ pub struct Available {
     pub resource_class: String,
     /// When it ends itself: a job must be over by then.
     pub absolute_end_at: DateTime<Utc>,
+    /// A volume of this owner was brought to it: it is for nobody else.
+    pub owner: Option<Owner>,
+    /// Where its volumes are.
+    pub zone: Option<String>,
+}
+
+/// Whose volumes: a project, and what it is trusted with.
+pub type Owner = (String, Trust);
+
+/// A VM that runs and does not answer yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booting {
+    /// The VM.
+    pub id: VmId,
+    /// What for, and its class.
+    pub kind: Kind,
+    /// A volume of this owner is brought to it: it is for nobody else.
+    pub owner: Option<Owner>,
+    /// Where its volumes are.
+    pub zone: Option<String>,
 }
 
 /// What a decision is made of.
@@ -69,6 +99,10 @@ pub struct Snapshot<'a> {
     pub served_at: BTreeMap<LaneKey, DateTime<Utc>>,
     /// Oldest first.
     pub available: Vec<Available>,
+    /// Oldest first.
+    pub booting: Vec<Booting>,
+    /// Where each owner has free volumes, the best first.
+    pub volumes: BTreeMap<Owner, Vec<String>>,
     /// Stopped VMs that may be started, by kind, oldest first.
     pub reserve: BTreeMap<Kind, Vec<VmId>>,
     /// VMs that have a task, by project.
@@ -82,6 +116,8 @@ pub struct Snapshot<'a> {
 pub struct Decision {
     /// Tasks and their VMs, in order.
     pub claims: Vec<(TaskId, VmId)>,
+    /// VMs that start, and the owners whose volumes are brought to them meanwhile.
+    pub marks: Vec<(VmId, Owner)>,
     /// Stopped VMs to be started, in order.
     pub starts: Vec<VmId>,
     /// In order.
@@ -94,10 +130,12 @@ pub struct Decision {
 
 /// Decides.
 pub fn plan_assign(snapshot: Snapshot<'_>) -> Decision {
-    let Snapshot { limits, waiting, served_at, available, reserve, at_work, refusals } = snapshot;
+    let Snapshot { limits, waiting, served_at, available, booting, volumes, reserve, at_work, refusals } = snapshot;
     let (settings, now) = (limits.settings, limits.now);
     let mut queue = Queue::new(settings, waiting, &served_at, at_work, now);
     let mut planner = Planner::new(limits, available, reserve, refusals);
+    planner.booting = booting;
+    planner.volumes = volumes;
     while let Some(task) = queue.take_next() {
         if planner.place(&task, queue.at_work(&task.project_id)) {
             queue.granted(&task);
@@ -114,7 +152,10 @@ struct Planner<'a> {
     free: BTreeMap<Kind, Vec<Available>>,
     /// Newest first.
     reserve: BTreeMap<Kind, Vec<VmId>>,
+    /// Those that are for anybody.
     starting: BTreeMap<Kind, u32>,
+    booting: Vec<Booting>,
+    volumes: BTreeMap<Owner, Vec<String>>,
     planned: Planned<'a>,
     refusals: BTreeMap<Kind, String>,
     decision: Decision,
@@ -139,6 +180,8 @@ impl<'a> Planner<'a> {
             breakers: limits.breakers.clone(),
             free,
             reserve,
+            booting: Vec::new(),
+            volumes: BTreeMap::new(),
             starting: limits.supply.iter().map(|(kind, supply)| (kind.clone(), supply.in_flight)).collect(),
             planned: Planned::new(limits),
             refusals,
@@ -157,8 +200,13 @@ impl<'a> Planner<'a> {
             self.decision.claims.push((task.id, vm));
             return true;
         }
+        if self.take_own_booting(task, &kind) {
+            self.wait(task, "A VM is starting, and its cache is brought to it meanwhile.".to_owned());
+            return true;
+        }
         if let Some(starting) = self.starting.get_mut(&kind).filter(|starting| **starting > 0) {
             *starting -= 1;
+            self.mark(task, &kind);
             let refused = self.refusals.get(&kind).map(|said| format!("A VM was asked for, and the provider said: {said}"));
             self.wait(task, refused.unwrap_or_else(|| "A VM is starting.".to_owned()));
             return true;
@@ -172,7 +220,8 @@ impl<'a> Planner<'a> {
             self.wait(task, "No VM is free: one of the reserve is started for it.".to_owned());
             return true;
         }
-        match self.planned.one_more(&kind) {
+        let near = task.owner().and_then(|owner| self.volumes.get(&owner)?.first().cloned());
+        match self.planned.one_more(&kind, near.as_deref()) {
             Ok(()) => {
                 self.wait(task, "No VM is free: one is launched for it.".to_owned());
                 true
@@ -187,8 +236,34 @@ impl<'a> Planner<'a> {
     fn take_free(&mut self, task: &Waiting, kind: &Kind) -> Option<VmId> {
         let free = self.free.get_mut(kind)?;
         let over_at = self.now + TimeDelta::seconds(task.max_run_seconds.into());
-        let at = free.iter().rposition(|vm| vm.absolute_end_at >= over_at)?;
+        let owner = task.owner();
+        let fits = |vm: &Available| vm.absolute_end_at >= over_at && (vm.owner.is_none() || vm.owner == owner);
+        let zones = owner.as_ref().and_then(|owner| self.volumes.get(owner));
+        let has_volume = |vm: &Available| zones.is_some_and(|zones| vm.zone.as_ref().is_some_and(|zone| zones.contains(zone)));
+        // One that its volume was brought to, then one where a volume is, then the oldest, which is the last.
+        let best = |(at, vm): &(usize, &Available)| (vm.owner.is_some(), has_volume(vm), *at);
+        let (at, _) = free.iter().enumerate().filter(|(_, vm)| fits(vm)).max_by_key(best)?;
         Some(free.remove(at).id)
+    }
+
+    /// A VM that starts with a volume of the task's project.
+    fn take_own_booting(&mut self, task: &Waiting, kind: &Kind) -> bool {
+        let owner = task.owner();
+        let own = self.booting.iter().position(|vm| vm.kind == *kind && vm.owner.is_some() && vm.owner == owner);
+        own.map(|at| self.booting.remove(at)).is_some()
+    }
+
+    /// The VM that starts for this task is its own from now on, so that its volume comes while it boots.
+    fn mark(&mut self, task: &Waiting, kind: &Kind) {
+        let Some(owner) = task.owner() else { return };
+        let zones = self.volumes.get(&owner);
+        let fits = |vm: &&Booting| vm.kind == *kind && vm.owner.is_none() && vm.zone.is_some();
+        let has_volume = |vm: &&Booting| zones.is_some_and(|zones| vm.zone.as_ref().is_some_and(|zone| zones.contains(zone)));
+        let (first, with_volume) =
+            (self.booting.iter().position(|vm| fits(&vm)), self.booting.iter().position(|vm| fits(&vm) && has_volume(&vm)));
+        if let Some(at) = with_volume.or(first) {
+            self.decision.marks.push((self.booting.remove(at).id, owner));
+        }
     }
 
     fn take_reserved(&mut self, kind: &Kind) -> Option<VmId> {
@@ -219,166 +294,5 @@ impl<'a> Planner<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::room::{Room, Supply};
-    use super::*;
-    use crate::domain::rate::Allowance;
-    use crate::domain::settings::ProviderChoice;
-    use uuid::Uuid;
-
-    fn at(seconds: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
-    }
-
-    fn settings() -> Settings {
-        Settings { provider: ProviderChoice::OnHost, ..Settings::default() }
-    }
-
-    fn kind() -> Kind {
-        (Executor::Machine, "medium".to_owned())
-    }
-
-    fn waiting(id: u128, project: &str) -> Waiting {
-        Waiting {
-            id: TaskId(Uuid::from_u128(id)),
-            executor: Executor::Machine,
-            resource_class: "medium".to_owned(),
-            project_id: project.to_owned(),
-            priority: 0,
-            created_at: at(0),
-            max_run_seconds: 3600,
-            reason: None,
-        }
-    }
-
-    fn available(id: u128) -> Available {
-        Available {
-            id: VmId(Uuid::from_u128(id)),
-            executor: Executor::Machine,
-            resource_class: "medium".to_owned(),
-            absolute_end_at: at(7200),
-        }
-    }
-
-    fn snapshot(settings: &Settings) -> Snapshot<'_> {
-        let limits = Limits {
-            settings,
-            supply: BTreeMap::new(),
-            breakers: BTreeMap::new(),
-            room: Some(Room { vms: 10, in_flight: 10 }),
-            allowance: Allowance::UNLIMITED,
-            max_batch: 10,
-            now: at(5),
-        };
-        Snapshot {
-            limits,
-            waiting: Vec::new(),
-            served_at: BTreeMap::new(),
-            available: Vec::new(),
-            reserve: BTreeMap::new(),
-            at_work: BTreeMap::new(),
-            refusals: BTreeMap::new(),
-        }
-    }
-
-    fn counts(decision: &Decision) -> Vec<u32> {
-        decision.launches.iter().map(|launch| launch.count).collect()
-    }
-
-    #[test]
-    fn first_in_the_queue_takes_the_oldest_vm_and_the_rest_is_launched_in_one_batch() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = vec![waiting(1, "a"), waiting(2, "a"), waiting(3, "b")];
-        s.available = vec![available(10)];
-        let decision = plan_assign(s);
-        assert_eq!(decision.claims, [(TaskId(Uuid::from_u128(1)), VmId(Uuid::from_u128(10)))]);
-        let launch = Launch { executor: Executor::Machine, resource_class: "medium".to_owned(), count: 2, seen: 0 };
-        assert_eq!(decision.launches, [launch]);
-    }
-
-    #[test]
-    fn a_vm_that_ends_before_the_job_may_is_not_given() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = vec![Waiting { max_run_seconds: 7200, ..waiting(1, "a") }, waiting(2, "b")];
-        s.available = vec![available(10)];
-        let decision = plan_assign(s);
-        assert_eq!(decision.claims, [(TaskId(Uuid::from_u128(2)), VmId(Uuid::from_u128(10)))]);
-        assert_eq!(counts(&decision), [1]);
-    }
-
-    #[test]
-    fn what_is_in_flight_is_not_launched_again() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = vec![waiting(1, "a"), waiting(2, "a")];
-        s.limits.supply.insert(kind(), Supply { in_flight: 1, live: 1, available: 0 });
-        assert_eq!(counts(&plan_assign(s)), [1]);
-    }
-
-    #[test]
-    fn no_limit_is_passed() {
-        let mut settings = settings();
-        settings.limits.vms_per_project = Some(1);
-        settings.resource_classes.get_mut("medium").unwrap().limit = Some(3);
-        let mut s = snapshot(&settings);
-        s.waiting = (1..=9).map(|n| waiting(n, &format!("p{n}"))).collect();
-        s.limits.room = Some(Room { vms: 5, in_flight: 2 });
-        assert_eq!(counts(&plan_assign(s.clone())), [2], "in flight");
-        s.limits.room = Some(Room { vms: 5, in_flight: 9 });
-        assert_eq!(counts(&plan_assign(s.clone())), [3], "class");
-        s.limits.allowance = Allowance { calls: 1, machines: 2 };
-        assert_eq!(counts(&plan_assign(s.clone())), [2], "the call budget's machines");
-        s.limits.allowance = Allowance { calls: 0, machines: 2 };
-        assert_eq!(counts(&plan_assign(s.clone())), [0; 0], "the call budget's calls");
-        s.limits.allowance = Allowance::UNLIMITED;
-        s.waiting = vec![waiting(1, "a"), waiting(2, "a")];
-        assert_eq!(counts(&plan_assign(s.clone())), [1], "project");
-        s.available = vec![available(10), available(11)];
-        let decision = plan_assign(s);
-        assert_eq!((decision.claims.len(), decision.waits.len()), (1, 1), "project");
-    }
-
-    #[test]
-    fn batches_are_no_larger_than_the_provider_takes() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = (1..=3).map(|n| waiting(n, "a")).collect();
-        s.limits.max_batch = 1;
-        let launches = plan_assign(s).launches;
-        assert_eq!(launches.iter().map(|l| (l.count, l.seen)).collect::<Vec<_>>(), [(1, 0), (1, 1), (1, 2)]);
-    }
-
-    #[test]
-    fn a_start_that_keeps_failing_pauses_launches_and_then_fails_the_task_with_its_reason() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = vec![waiting(1, "a")];
-        let breaker = Breaker { failed_at: vec![at(0), at(4)], reason: Some("there is no image".to_owned()), allowance: None };
-        s.limits.breakers.insert(kind(), breaker.clone());
-        s.limits.now = at(13);
-        assert_eq!(counts(&plan_assign(s.clone())), [0; 0]);
-        s.limits.now = at(14);
-        assert_eq!(counts(&plan_assign(s.clone())), [1]);
-        s.limits.breakers.insert(kind(), Breaker { failed_at: vec![at(0), at(4), at(20)], ..breaker });
-        s.limits.now = at(1000);
-        let decision = plan_assign(s.clone());
-        assert_eq!(decision.launches, []);
-        assert_eq!(decision.failures[0].1.detail, "3 starts failed in a row; the last said: there is no image");
-        s.waiting[0].created_at = at(1);
-        assert_eq!(counts(&plan_assign(s)), [1], "one of the rounds was before it came");
-    }
-
-    #[test]
-    fn a_reason_is_told_once() {
-        let settings = settings();
-        let mut s = snapshot(&settings);
-        s.waiting = vec![waiting(1, "a")];
-        s.limits.room = Some(Room { vms: 0, in_flight: 9 });
-        let waits = plan_assign(s.clone()).waits;
-        assert_eq!(waits.len(), 1);
-        s.waiting[0].reason = Some(waits[0].1.clone());
-        assert_eq!(plan_assign(s).waits, []);
-    }
-}
+#[path = "assign_tests.rs"]
+mod tests;

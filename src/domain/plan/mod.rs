@@ -2,6 +2,7 @@
 
 pub mod assign;
 pub mod breaker;
+pub mod cache;
 pub mod gc;
 pub mod gc_volumes;
 pub mod queue;

@@ -131,6 +131,7 @@ pub fn priority(settings: &Settings, project: &str, of_task: i16) -> i16 {
 mod tests {
     use super::*;
     use crate::domain::ids::TaskId;
+    use crate::domain::lineage::Trust;
     use crate::domain::settings::ProjectSettings;
     use proptest::prelude::*;
     use uuid::Uuid;
@@ -148,6 +149,8 @@ mod tests {
             priority,
             created_at: at(since),
             max_run_seconds: 3600,
+            caching: false,
+            trust: Trust::Trusted,
             reason: None,
         }
     }

@@ -46,6 +46,8 @@ pub struct Launch {
     pub count: u32,
     /// VMs of the kind that were free or on their way when this was decided: more by then, and the decision is out of date.
     pub seen: u32,
+    /// A zone that is better than others: a volume of the waiting task's project is there.
+    pub near: Option<String>,
 }
 
 /// What limits launches at a moment.
@@ -93,11 +95,11 @@ impl<'a> Planned<'a> {
         limits.allowance.machines = limits.allowance.machines.saturating_sub(vms);
     }
 
-    /// Plans one more VM of this kind.
+    /// Plans one more VM of this kind, best in the zone `near`.
     ///
     /// # Errors
     /// Why not, in one sentence.
-    pub fn one_more(&mut self, kind: &Kind) -> Result<(), String> {
+    pub fn one_more(&mut self, kind: &Kind, near: Option<&str>) -> Result<(), String> {
         self.may_come_up(kind)?;
         let limits = &mut self.limits;
         let settings = limits.settings;
@@ -117,17 +119,22 @@ impl<'a> Planned<'a> {
             return Err(STARTING.to_owned());
         }
         let seen = supply.in_flight + supply.available;
-        let open = self
-            .launches
-            .iter_mut()
-            .find(|l| (l.executor, &l.resource_class) == (kind.0, &kind.1) && l.count < limits.max_batch.max(1));
+        let open = self.launches.iter_mut().find(|l| {
+            (l.executor, &l.resource_class, l.near.as_deref()) == (kind.0, &kind.1, near) && l.count < limits.max_batch.max(1)
+        });
         if limits.allowance.machines == 0 || (open.is_none() && limits.allowance.calls == 0) {
             return Err("The provider is asked as fast as it may be; it is next.".to_owned());
         }
         match open {
             Some(launch) => launch.count += 1,
             None => {
-                self.launches.push(Launch { executor: kind.0, resource_class: kind.1.clone(), count: 1, seen });
+                self.launches.push(Launch {
+                    executor: kind.0,
+                    resource_class: kind.1.clone(),
+                    count: 1,
+                    seen,
+                    near: near.map(str::to_owned),
+                });
                 limits.allowance.calls -= 1;
             }
         }

@@ -80,7 +80,7 @@ pub fn plan_scale(snapshot: &Snapshot<'_>) -> Decision {
         let reserve = Reserve::of(snapshot, &kind, replacing - surge);
         let have = free(&planned, &kind).saturating_sub(tasks);
         for _ in have..base + surge + reserve.lacks {
-            if planned.one_more(&kind).is_err() {
+            if planned.one_more(&kind, None).is_err() {
                 break;
             }
         }

@@ -83,6 +83,8 @@ impl Engine {
             ssh_public_keys: Vec::new(),
             max_run_seconds: None,
             lease_seconds: None,
+            docker_layer_caching: false,
+            cache_trust: vm_service::domain::lineage::Trust::Trusted,
             priority: 0,
             labels: BTreeMap::new(),
         };

@@ -230,6 +230,8 @@ pub(super) fn task(id: TaskId, state: TaskState) -> TaskView {
             ssh_public_keys: Vec::new(),
             max_run_seconds: None,
             lease_seconds: Some(60),
+            docker_layer_caching: false,
+            cache_trust: vm_service::domain::lineage::Trust::Trusted,
             priority: 0,
             labels: [("branch".to_owned(), "main".to_owned())].into(),
         },
@@ -237,6 +239,7 @@ pub(super) fn task(id: TaskId, state: TaskState) -> TaskView {
         ready_at: None,
         ended_at: None,
         vm: None,
+        cache: None,
         connection: None,
         failure: None,
     }

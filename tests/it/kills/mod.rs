@@ -112,7 +112,7 @@ async fn set_up(folder: &Path, seed: u64) -> Trouble {
     db.insert_settings(0, &settings, now, "kills").await.unwrap();
     let sealing_key = Sealer::fresh_key().unwrap();
     let hash = Sealer::new([sealing_key.as_str()]).unwrap().token_hashes(TOKEN).remove(0);
-    let caller = Caller { principal: "kills".to_owned(), role: Right::Operator };
+    let caller = Caller { principal: "kills".to_owned(), role: Right::Operator, untrusted_only: false };
     db.insert_token(TokenId(Uuid::new_v4()), &caller, &hash, now).await.unwrap();
     let socket = folder.join("cloud");
     let cloud = Cloud::start(&socket, seed);

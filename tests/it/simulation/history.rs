@@ -143,6 +143,8 @@ impl History {
             ssh_public_keys: if wish.keys { vec![KEY.to_owned()] } else { Vec::new() },
             max_run_seconds: None,
             lease_seconds: wish.lease_seconds,
+            docker_layer_caching: false,
+            cache_trust: vm_service::domain::lineage::Trust::Trusted,
             priority: wish.priority,
             labels: BTreeMap::new(),
         };
