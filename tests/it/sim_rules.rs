@@ -1,12 +1,14 @@
 //! The strict simulated cloud keeps EC2.md, rule by rule; each test quotes the sentence that it holds the simulation to.
 
 mod budgets;
+mod caches;
 mod capacity;
 mod consistency;
 mod faults;
 mod guests;
 mod history;
 mod lives;
+mod snapshots;
 mod tokens;
 mod volumes;
 
@@ -16,14 +18,15 @@ use uuid::Uuid;
 use vm_service::clock::HandClock;
 use vm_service::domain::ec2::Ec2Class;
 use vm_service::domain::identity::{Bootstrap, Identity};
-use vm_service::domain::ids::{InstallationId, LaunchId};
+use vm_service::domain::ids::{InstallationId, LaunchId, VolumeId};
 use vm_service::domain::resource_class::ResourceClass;
 use vm_service::domain::secret::Secret;
-use vm_service::domain::tags::{Origin, Tags};
+use vm_service::domain::tags::{Origin, Tags, VolumeTags};
 use vm_service::domain::task::Executor;
 use vm_service::guest::Guest as _;
+use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{LaunchSpec, Machine, MachineState, Provider as _, ProviderError};
-use vm_service::sim::{FaultRates, MachineTruth, Rules, Sim, Spread};
+use vm_service::sim::{FaultRates, MachineTruth, Rules, Sim, Spread, VolumeTruth};
 
 /// How long a launched machine waits for first contact here.
 const SILENT_FOR: Duration = Duration::from_secs(1200);
@@ -90,6 +93,20 @@ impl Cloud {
         self.sim.truth().into_iter().find(|truth| truth.provider_id == machine.provider_id).unwrap()
     }
 
+    /// An empty volume of project `p` in the first zone.
+    async fn volume(&self, token: &str) -> String {
+        self.sim.create_volume(&crate::support::volume(&volume_tags("p"), "zone-a", token)).await.unwrap().provider_id
+    }
+
+    fn volume_truth(&self, volume: &str) -> VolumeTruth {
+        self.sim.volumes_truth().into_iter().find(|truth| truth.provider_id == volume).unwrap()
+    }
+
+    /// Wishes a volume of project `p` onto a machine.
+    async fn attach(&self, volume: &str, machine: &Machine) -> Result<(), ProviderError> {
+        self.sim.attach_volume(volume, &machine.provider_id, &crate::support::lineage("p")).await
+    }
+
     async fn listed(&self) -> usize {
         self.sim.list_machines().await.unwrap().machines.len()
     }
@@ -111,6 +128,14 @@ fn tags(class: &str) -> Tags {
         resource_class: class.to_owned(),
         origin: Origin::OnDemand,
         created_at: crate::support::start(),
+    }
+}
+
+fn volume_tags(project: &str) -> VolumeTags {
+    VolumeTags {
+        installation: InstallationId(Uuid::from_u128(42)),
+        volume: VolumeId(Uuid::from_u128(1)),
+        lineage: crate::support::lineage(project),
     }
 }
 

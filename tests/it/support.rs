@@ -14,15 +14,15 @@ use vm_service::db::settings::Versioned;
 use vm_service::db::tasks::{Ensured, NewTask};
 use vm_service::db::wake::Wake;
 use vm_service::domain::api::Hold;
-use vm_service::domain::ids::{InstallationId, LaunchId, TaskId, VmId};
+use vm_service::domain::ids::{GenerationId, InstallationId, LaunchId, TaskId, VmId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::lineage::{Engine, Lineage, Store, Trust};
 use vm_service::domain::settings::{ProviderChoice, Settings};
-use vm_service::domain::tags::{Origin, Tags, VolumeTags};
+use vm_service::domain::tags::{Origin, SnapshotTags, Tags, VolumeTags};
 use vm_service::domain::task::{Executor, TaskRequest};
 use vm_service::loops::{self, Loop, Providers, World};
 use vm_service::provider::Provider as _;
-use vm_service::provider::volumes::VolumeSpec;
+use vm_service::provider::volumes::{SnapshotSpec, VolumeSpec};
 use vm_service::seal::Sealer;
 use vm_service::sim::{FaultRates, Rules, Sim};
 
@@ -50,6 +50,12 @@ pub(crate) fn lineage(project: &str) -> Lineage {
 /// An empty cache volume.
 pub(crate) fn volume(tags: &VolumeTags, zone: &str, token: &str) -> VolumeSpec {
     VolumeSpec { client_token: token.to_owned(), tags: tags.clone(), zone: zone.to_owned(), size_gib: 100, snapshot: None }
+}
+
+/// A snapshot of a volume with these tags.
+pub(crate) fn snapshot(of: &VolumeTags, token: &str) -> SnapshotSpec {
+    let (installation, generation) = (of.installation, GenerationId(Uuid::from_u128(88)));
+    SnapshotSpec { client_token: token.to_owned(), tags: SnapshotTags { installation, generation, lineage: of.lineage.clone() } }
 }
 
 impl Bench {

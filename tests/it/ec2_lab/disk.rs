@@ -24,7 +24,7 @@ pub(super) async fn comes_and_goes(lab: &Lab, vm: &VmView) {
     assert_eq!(serial.len(), 20, "as long as a serial of virtio-blk can be");
     assert_eq!(disks(&guest, &serial).await, Vec::<String>::new());
 
-    ec2.attach_volume(&id, &instance).await.unwrap();
+    ec2.attach_volume(&id, &instance, &made.tags.lineage).await.unwrap();
     assert_eq!(holder(&ec2, &id).await, Some(instance));
     let name = wait_for("the disk is in the guest", lab, async || disks(&guest, &serial).await.pop()).await;
     assert_eq!(said(&guest, &format!("cat /sys/block/{name}/size")).await, format!("{}\n", u64::from(GIB) << 21));

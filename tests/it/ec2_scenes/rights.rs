@@ -105,8 +105,8 @@ async fn volumes(alone: &Alone) {
     let machine = alone.machines("with a volume", 1).await.remove(0);
     let spec = crate::support::volume(&tags("p"), &alone.cloud.subnets()[0].zone, "volume");
     let volume = alone.ec2.create_volume(&spec).await.unwrap().provider_id;
-    alone.ec2.attach_volume(&volume, &machine).await.unwrap();
-    alone.ec2.snapshot_volume(&volume, "snapshot").await.unwrap();
+    alone.ec2.attach_volume(&volume, &machine, &spec.tags.lineage).await.unwrap();
+    alone.ec2.snapshot_volume(&volume, &crate::support::snapshot(&spec.tags, "snapshot")).await.unwrap();
     alone.ec2.detach_volume(&volume).await.unwrap();
     alone.ec2.delete_volume(&volume).await.unwrap();
 }

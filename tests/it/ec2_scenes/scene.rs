@@ -12,9 +12,11 @@ use std::time::Duration;
 use vm_service::domain::ec2::{AccessKey, Authentication};
 use vm_service::domain::identity::{Bootstrap, Identity};
 use vm_service::domain::lifecycle::TaskState;
+use vm_service::domain::lineage::Engine;
 use vm_service::domain::outbound::Outbound;
 use vm_service::domain::secret::Secret;
 use vm_service::domain::settings::{ProviderChoice, Settings};
+use vm_service::guest::cache::{CacheDisk, CacheReady, Mounted, Unmounted};
 use vm_service::guest::linux::LinuxGuest;
 use vm_service::guest::{Endpoint, Guest, GuestError, Personality};
 use vm_service::loops::Providers;
@@ -149,8 +151,8 @@ impl Guest for Obliging {
         _identity: &Identity,
         _personality: &Personality,
         _deadline: Duration,
-    ) -> Result<(), GuestError> {
-        Ok(())
+    ) -> Result<Option<Engine>, GuestError> {
+        Ok(Some(crate::support::lineage("p").engine))
     }
 
     async fn authorise(&self, _: SocketAddr, _: &Identity, _: &[String], _: Duration) -> Result<(), GuestError> {
@@ -159,5 +161,13 @@ impl Guest for Obliging {
 
     async fn set_end(&self, _: SocketAddr, _: &Identity, _: DateTime<Utc>, _: Duration) -> Result<(), GuestError> {
         Ok(())
+    }
+
+    async fn mount_cache(&self, _: SocketAddr, _: &Identity, _: &CacheDisk, _: Duration) -> Result<Mounted, GuestError> {
+        Ok(Mounted::Ready(CacheReady { warm: false, used_bytes: 0, size_bytes: 100 << 30, notes: Vec::new() }))
+    }
+
+    async fn unmount_cache(&self, _: SocketAddr, _: &Identity, _: Duration) -> Result<Unmounted, GuestError> {
+        Ok(Unmounted { used_bytes: 0, layers: Vec::new(), used: Vec::new(), notes: Vec::new() })
     }
 }

@@ -3,7 +3,7 @@
 use super::scene::Scene;
 use crate::ec2_doctor::OURS;
 use crate::ec2_wire::faults::Fault;
-use crate::support::volume as spec;
+use crate::support::{lineage, snapshot, volume as spec};
 use sqlx::PgPool;
 use uuid::Uuid;
 use vm_service::domain::ids::VolumeId;
@@ -12,7 +12,7 @@ use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Provider as _, ProviderError};
 
 pub(super) fn tags(project: &str) -> VolumeTags {
-    VolumeTags { installation: OURS, volume: VolumeId(Uuid::from_u128(77)), lineage: crate::support::lineage(project) }
+    VolumeTags { installation: OURS, volume: VolumeId(Uuid::from_u128(77)), lineage: lineage(project) }
 }
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, ProviderError>) -> String {
@@ -34,21 +34,21 @@ async fn a_volume_that_is_stuck_on_its_way_has_no_second_writer_and_is_free_agai
         (found.machine, found.moving)
     };
     scene.cloud.inject(Fault::stuck_attach());
-    ec2.attach_volume(&volume, &machine).await.unwrap();
+    ec2.attach_volume(&volume, &machine, &lineage("p")).await.unwrap();
     for _ in 0..30 {
         scene.turn(1).await;
         assert_eq!(whereabouts().await, (Some(machine.clone()), true));
     }
-    let refused = refusal(ec2.attach_volume(&volume, &other).await);
+    let refused = refusal(ec2.attach_volume(&volume, &other, &lineage("p")).await);
     let expected = format!("{volume} is on its way to or from {machine}: detach it there, or go on with a copy or without it");
     assert!(refused.contains(&expected), "{refused}");
     assert!(refusal(ec2.delete_volume(&volume).await).contains("VolumeInUse"));
     ec2.detach_volume(&volume).await.unwrap();
     assert_eq!(whereabouts().await, (None, false));
 
-    ec2.attach_volume(&volume, &other).await.unwrap();
+    ec2.attach_volume(&volume, &other, &lineage("p")).await.unwrap();
     assert_eq!(whereabouts().await, (Some(other.clone()), false));
-    let refused = refusal(ec2.attach_volume(&volume, &machine).await);
+    let refused = refusal(ec2.attach_volume(&volume, &machine, &lineage("p")).await);
     assert!(refused.contains(&format!("{volume} is on {other}: detach it there")), "{refused}");
     // A stuck way back ends with the machine.
     scene.cloud.inject(Fault::stuck_detach());
@@ -66,7 +66,7 @@ async fn a_volume_of_another_zone_is_refused_and_stays_free(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let (_, machine) = scene.job().await;
     let volume = scene.ec2.create_volume(&spec(&tags("p"), &scene.cloud.subnets()[1].zone, "v")).await.unwrap().provider_id;
-    let refused = refusal(scene.ec2.attach_volume(&volume, &machine).await);
+    let refused = refusal(scene.ec2.attach_volume(&volume, &machine, &lineage("p")).await);
     assert!(refused.contains("ZoneMismatch") && refused.contains(&volume) && refused.contains(&machine), "{refused}");
     let found = scene.ec2.find_volume(&volume).await.unwrap().unwrap();
     assert_eq!((found.machine, found.moving), (None, false));
@@ -90,19 +90,19 @@ async fn a_volume_goes_through_its_life(pool: PgPool) {
     assert_eq!(listed.volumes.iter().map(|it| &it.provider_id).collect::<Vec<_>>(), [&volume], "root disks are none of them");
     assert_eq!(listed.volumes[0].tags, wish.tags);
 
-    ec2.attach_volume(&volume, &machine).await.unwrap();
-    ec2.attach_volume(&volume, &machine).await.unwrap();
+    ec2.attach_volume(&volume, &machine, &lineage("p")).await.unwrap();
+    ec2.attach_volume(&volume, &machine, &lineage("p")).await.unwrap();
     assert_eq!(ec2.find_volume(&volume).await.unwrap().unwrap().machine.as_ref(), Some(&machine));
     let (_, other) = scene.job().await;
-    assert!(refusal(ec2.attach_volume(&volume, &other).await).contains(&format!("{volume} is on {machine}")));
+    assert!(refusal(ec2.attach_volume(&volume, &other, &lineage("p")).await).contains(&format!("{volume} is on {machine}")));
     assert!(refusal(ec2.delete_volume(&volume).await).contains("VolumeInUse"));
 
-    let snapshot = ec2.snapshot_volume(&volume, "snap-1").await.unwrap();
-    assert_eq!(ec2.snapshot_volume(&volume, "snap-1").await.unwrap(), snapshot);
+    let saved = ec2.snapshot_volume(&volume, &snapshot(&tags("p"), "snap-1")).await.unwrap();
+    assert_eq!(ec2.snapshot_volume(&volume, &snapshot(&tags("p"), "snap-1")).await.unwrap(), saved);
     ec2.detach_volume(&volume).await.unwrap();
     ec2.detach_volume(&volume).await.unwrap();
     let mut copy = spec(&tags("p"), &zones[1], "second");
-    copy.snapshot = Some(snapshot);
+    copy.snapshot = Some(saved);
     let far = ec2.create_volume(&copy).await.unwrap().provider_id;
 
     for volume in [volume, far] {

@@ -189,7 +189,7 @@ impl Cloud {
                 let at = Endpoint { ssh: first.ssh, docker: first.docker };
                 let personality = Personality { settings: first.settings, absolute_end_at: first.end_at, now: first.now };
                 let met = sim.personalise(&at, first.bootstrap.as_ref(), &first.identity, &personality, DEADLINE).await;
-                done(met.map_err(Into::into))
+                met.map_or_else(|error| Answer::Refused(error.into()), Answer::Engine)
             }
             Call::Authorise { ssh, identity, keys } => {
                 done(sim.authorise(ssh, &identity, &keys, DEADLINE).await.map_err(Into::into))

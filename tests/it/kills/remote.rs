@@ -11,10 +11,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use vm_service::clock::HandClock;
 use vm_service::domain::identity::{Bootstrap, Identity};
+use vm_service::domain::lineage::Engine;
 use vm_service::domain::rate::LaunchRate;
 use vm_service::domain::resource_class::ResourceClass;
 use vm_service::domain::secret::Secret;
 use vm_service::domain::settings::{Budget, Settings};
+use vm_service::guest::cache::{CacheDisk, Mounted, Unmounted};
 use vm_service::guest::{Endpoint, Guest, GuestError, Personality};
 use vm_service::provider::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use vm_service::sim::{FaultRates, Sim};
@@ -60,7 +62,7 @@ impl Remote {
                 Ok(Listing { machines: machines.into_iter().map(Machine::from).collect(), complete })
             }
             Answer::Refused(why) => Err(why.of_provider()),
-            Answer::Text(_) | Answer::Done => Err(ProviderError::Invalid("not an answer to this".to_owned())),
+            Answer::Text(_) | Answer::Engine(_) | Answer::Done => Err(ProviderError::Invalid("not an answer to this".to_owned())),
         }
     }
 
@@ -177,7 +179,7 @@ impl Guest for Remote {
         identity: &Identity,
         personality: &Personality,
         deadline: Duration,
-    ) -> Result<(), GuestError> {
+    ) -> Result<Option<Engine>, GuestError> {
         let first = Personalise {
             ssh: at.ssh,
             docker: at.docker,
@@ -187,7 +189,11 @@ impl Guest for Remote {
             end_at: personality.absolute_end_at,
             now: personality.now,
         };
-        self.contact(Call::Personalise(Box::new(first)), deadline).await
+        match self.ask(Call::Personalise(Box::new(first))).await {
+            Answer::Refused(why) => Err(why.of_guest(deadline)),
+            Answer::Engine(engine) => Ok(engine),
+            _ => Ok(None),
+        }
     }
 
     async fn authorise(&self, ssh: SocketAddr, identity: &Identity, keys: &[String], deadline: Duration) -> Result<(), GuestError> {
@@ -202,5 +208,13 @@ impl Guest for Remote {
         deadline: Duration,
     ) -> Result<(), GuestError> {
         self.contact(Call::SetEnd { ssh, identity: Box::new(identity.clone()), end_at }, deadline).await
+    }
+
+    async fn mount_cache(&self, _: SocketAddr, _: &Identity, _: &CacheDisk, _: Duration) -> Result<Mounted, GuestError> {
+        Err(GuestError::Misbehaved("no job here has a cache".to_owned()))
+    }
+
+    async fn unmount_cache(&self, _: SocketAddr, _: &Identity, _: Duration) -> Result<Unmounted, GuestError> {
+        Err(GuestError::Misbehaved("no job here has a cache".to_owned()))
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use vm_service::domain::identity::{Bootstrap, Identity};
+use vm_service::domain::lineage::Engine;
 use vm_service::domain::resource_class::ResourceClass;
 use vm_service::domain::settings::GuestSettings;
 use vm_service::domain::tags::Tags;
@@ -48,6 +49,7 @@ pub(super) struct Personalise {
 pub(super) enum Answer {
     Machines { machines: Vec<WireMachine>, complete: bool },
     Text(String),
+    Engine(Option<Engine>),
     Done,
     Refused(Refusal),
 }
@@ -71,6 +73,7 @@ pub(super) struct WireMachine {
     tags: Tags,
     state: u8,
     address: Option<(IpAddr, u16, u16)>,
+    zone: Option<String>,
 }
 
 const STATES: [MachineState; 5] =
@@ -84,6 +87,7 @@ impl From<Machine> for WireMachine {
             tags: machine.tags,
             state: u8::try_from(state).unwrap(),
             address: machine.address.map(|at| (at.ip, at.ssh_port, at.docker_port)),
+            zone: machine.zone,
         }
     }
 }
@@ -95,6 +99,7 @@ impl From<WireMachine> for Machine {
             tags: wire.tags,
             state: STATES[usize::from(wire.state)],
             address: wire.address.map(|(ip, ssh_port, docker_port)| Address { ip, ssh_port, docker_port }),
+            zone: wire.zone,
             why_ended: None,
         }
     }

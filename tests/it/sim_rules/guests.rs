@@ -4,6 +4,7 @@ use super::{Cloud, SILENT_FOR, after, bootstrap, easy, identity};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use vm_service::domain::lineage::Engine;
 use vm_service::domain::settings::Settings;
 use vm_service::guest::{Endpoint, Guest as _, GuestError, Personality};
 use vm_service::provider::{Machine, MachineState, Provider as _};
@@ -13,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 impl Cloud {
     /// First contact with whoever is at `machine`'s address, with the batch's bootstrap keys.
-    async fn meet(&self, machine: &Machine, name: &str, end_at: DateTime<Utc>) -> Result<(), GuestError> {
+    async fn meet(&self, machine: &Machine, name: &str, end_at: DateTime<Utc>) -> Result<Option<Engine>, GuestError> {
         let ssh = self.ssh(machine);
         let at = Endpoint { ssh, docker: SocketAddr::new(ssh.ip(), 2376) };
         let personality = Personality { settings: Settings::default().guest, absolute_end_at: end_at, now: self.now() };

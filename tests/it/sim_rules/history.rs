@@ -1,6 +1,7 @@
 //! One history per seed, told in full; and gates, behind which replicas die and freeze.
 
-use super::{Cloud, bootstrap, identity};
+use super::{Cloud, bootstrap, identity, volume_tags};
+use crate::support::{lineage, snapshot};
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use vm_service::clock::{Clock as _, HandClock};
 use vm_service::domain::settings::Settings;
+use vm_service::guest::cache::{CacheContent, CacheDisk};
 use vm_service::guest::{Endpoint, Guest as _, Personality};
 use vm_service::provider::volumes::Volumes as _;
 use vm_service::provider::{Machine, MachineState, Provider as _};
@@ -196,17 +198,24 @@ async fn every_call_passes_two_gates() {
     drop(sim.console(id).await);
     drop(sim.list_volumes().await);
     drop(sim.find_volume("v").await);
-    drop(sim.attach_volume("v", id).await);
+    drop(sim.create_volume(&crate::support::volume(&volume_tags("p"), "zone-a", "v")).await);
+    drop(sim.attach_volume("v", id, &lineage("p")).await);
     drop(sim.detach_volume("v").await);
     drop(sim.delete_volume("v").await);
-    drop(sim.snapshot_volume("v", "s").await);
+    drop(sim.snapshot_volume("v", &snapshot(&volume_tags("p"), "s")).await);
+    drop(sim.find_snapshot("s").await);
+    drop(sim.list_snapshots().await);
+    drop(sim.delete_snapshot("s").await);
     greet(&replica, &machine).await;
     drop(sim.authorise(ssh, &identity("vm"), &[], Duration::ZERO).await);
     drop(sim.set_end(ssh, &identity("vm"), replica.clock.now(), Duration::ZERO).await);
+    let disk = CacheDisk { serial: "v".to_owned(), engine: lineage("p").engine, content: CacheContent::Nothing };
+    drop(sim.mount_cache(ssh, &identity("vm"), &disk, Duration::ZERO).await);
+    drop(sim.unmount_cache(ssh, &identity("vm"), Duration::ZERO).await);
     drop(sim.stop_machine(id).await);
     drop(sim.start_machine(id).await);
     drop(sim.terminate(&[id.to_owned()]).await);
     let called: Vec<&str> = sim.journal().iter().skip(1).map(|call| call.op).collect();
     let gates: Vec<String> = called.iter().flat_map(|op| [format!("{op}:before"), format!("{op}:after")]).collect();
-    assert_eq!((called.len(), gate.seen.lock().unwrap().clone()), (17, gates.iter().map(String::as_str).collect()));
+    assert_eq!((called.len(), gate.seen.lock().unwrap().clone()), (23, gates.iter().map(String::as_str).collect()));
 }

@@ -1,33 +1,15 @@
 //! Volumes: in one zone, on one machine, and they outlive it.
 
-use super::{Cloud, after, easy, refusal};
-use crate::support::volume as spec;
-use uuid::Uuid;
-use vm_service::domain::ids::{InstallationId, VolumeId};
-use vm_service::domain::tags::VolumeTags;
+use super::{Cloud, after, easy, refusal, volume_tags as tags};
+use crate::support::{lineage, snapshot, volume as spec};
+use vm_service::domain::lineage::{Lineage, Trust};
+use vm_service::provider::Provider as _;
 use vm_service::provider::volumes::Volumes as _;
-use vm_service::provider::{Machine, Provider as _};
 use vm_service::sim::{Fault, Rules, VolumeLink};
 
-fn tags(project: &str) -> VolumeTags {
-    VolumeTags {
-        installation: InstallationId(Uuid::from_u128(42)),
-        volume: VolumeId(Uuid::from_u128(1)),
-        lineage: crate::support::lineage(project),
-    }
-}
-
 impl Cloud {
-    async fn volume(&self, token: &str) -> String {
-        self.sim.create_volume(&spec(&tags("p"), "zone-a", token)).await.unwrap().provider_id
-    }
-
     fn link(&self, volume: &str) -> VolumeLink {
-        self.sim.volumes_truth().into_iter().find(|truth| truth.provider_id == volume).unwrap().link
-    }
-
-    async fn attach(&self, volume: &str, machine: &Machine) -> Result<(), vm_service::provider::ProviderError> {
-        self.sim.attach_volume(volume, &machine.provider_id).await
+        self.volume_truth(volume).link
     }
 }
 
@@ -43,12 +25,14 @@ async fn a_volume_and_a_snapshot_are_made_once_per_token() {
     assert_eq!(cloud.volume("v").await, volume);
     let other = cloud.sim.create_volume(&spec(&tags("q"), "zone-a", "v")).await;
     assert_eq!(refusal(other), "IdempotentParameterMismatch");
-    let snapshot = cloud.sim.snapshot_volume(&volume, "s").await.unwrap();
-    assert_eq!(cloud.sim.snapshot_volume(&volume, "s").await.unwrap(), snapshot);
+    let wish = |token: &str| snapshot(&tags("p"), token);
+    let made = cloud.sim.snapshot_volume(&volume, &wish("s")).await.unwrap();
+    assert_eq!(cloud.sim.snapshot_volume(&volume, &wish("s")).await.unwrap(), made);
     let second = cloud.volume("w").await;
-    assert_eq!(refusal(cloud.sim.snapshot_volume(&second, "s").await), "IdempotentParameterMismatch");
-    assert_eq!(refusal(cloud.sim.snapshot_volume("vol-none", "x").await), "InvalidVolume.NotFound");
-    assert_eq!(cloud.sim.volumes_truth()[0].snapshots, [snapshot]);
+    assert_eq!(refusal(cloud.sim.snapshot_volume(&second, &wish("s")).await), "IdempotentParameterMismatch");
+    assert_eq!(refusal(cloud.sim.snapshot_volume("vol-none", &wish("x")).await), "InvalidVolume.NotFound");
+    let truth: Vec<_> = cloud.sim.snapshots_truth().into_iter().map(|it| (it.provider_id, it.volume)).collect();
+    assert_eq!(truth, [(made, volume)]);
     assert_eq!(cloud.sim.list_volumes().await.unwrap().volumes.len(), 2);
 }
 
@@ -85,7 +69,7 @@ async fn a_volume_attaches_to_a_machine_that_runs_or_is_stopped() {
     assert_eq!(cloud.sim.find_volume(&volume).await.unwrap().unwrap().machine.as_ref(), Some(&on), "on its way counts");
     cloud.pass(3);
     assert_eq!(cloud.link(&volume), VolumeLink::Attached(on));
-    assert_eq!(refusal(cloud.sim.attach_volume(&volume, "i-none").await), "InvalidInstanceID.NotFound");
+    assert_eq!(refusal(cloud.sim.attach_volume(&volume, "i-none", &lineage("p")).await), "InvalidInstanceID.NotFound");
 }
 
 /// "ext4 and xfs are destroyed by two writers": no second attachment, not even on the way.
@@ -104,6 +88,44 @@ async fn a_volume_is_on_one_machine() {
     assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
     cloud.pass(3);
     cloud.attach(&volume, &second).await.unwrap();
+}
+
+/// "One that is on it already, or on its way there, is fine": an answer may have been lost.
+#[tokio::test]
+async fn attaching_to_the_same_machine_again_changes_nothing() {
+    let cloud = Cloud::with(slow());
+    let volume = cloud.volume("v").await;
+    let machine = cloud.one("t").await;
+    cloud.pass(18);
+    cloud.sim.inject(Fault::LoseChangeAnswer);
+    cloud.attach(&volume, &machine).await.unwrap_err();
+    let on = machine.provider_id.clone();
+    cloud.pass(1);
+    cloud.attach(&volume, &machine).await.unwrap();
+    assert_eq!(cloud.link(&volume), VolumeLink::Attaching(on.clone()));
+    cloud.pass(2);
+    assert_eq!(cloud.link(&volume), VolumeLink::Attached(on.clone()), "it does not set out anew");
+    cloud.attach(&volume, &machine).await.unwrap();
+    assert_eq!(cloud.link(&volume), VolumeLink::Attached(on));
+    cloud.sim.detach_volume(&volume).await.unwrap();
+    assert_eq!(refusal(cloud.attach(&volume, &machine).await), "VolumeInUse", "it is on its way off");
+}
+
+/// `Invalid` where the volume is "of another project or trust than `owner`".
+#[tokio::test]
+async fn a_volume_goes_to_its_project_and_trust_only() {
+    let cloud = Cloud::easy();
+    let volume = cloud.volume("v").await;
+    let machine = cloud.one("t").await;
+    let untrusted = Lineage { trust: Trust::Untrusted, ..lineage("p") };
+    for stranger in [lineage("q"), untrusted] {
+        let refused = cloud.sim.attach_volume(&volume, &machine.provider_id, &stranger).await;
+        assert_eq!(refusal(refused), "WrongOwner", "{stranger:?}");
+    }
+    assert_eq!(cloud.link(&volume), VolumeLink::Free);
+    cloud.attach(&volume, &machine).await.unwrap();
+    let again = cloud.sim.attach_volume(&volume, &machine.provider_id, &lineage("q")).await;
+    assert_eq!(refusal(again), "WrongOwner", "where it is does not matter");
 }
 
 /// A volume in use is not deleted ("moto … is right about … deleting an attached volume").

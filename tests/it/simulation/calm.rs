@@ -203,7 +203,8 @@ async fn volumes(history: &mut History) -> Result<(), Violation> {
     if let Some(volume) = volumes.iter().find(|volume| volume.link == VolumeLink::Deleted) {
         return Err(Violation::new("no volume is deleted", format!("{volume:?}")));
     }
-    let made: BTreeMap<String, String> = volumes.into_iter().map(|volume| (volume.provider_id, volume.tags.project_id)).collect();
+    let made: BTreeMap<String, String> =
+        volumes.into_iter().map(|volume| (volume.provider_id, volume.tags.lineage.project_id)).collect();
     if rows != made {
         return Err(Violation::new("every volume is adopted for its project", format!("made: {made:?}, rows: {rows:?}")));
     }
