@@ -3,8 +3,9 @@
 //! It gathers and plans as the loops do. What needs a second sighting or a direct look is told as such.
 
 use crate::domain::plan::gc::plan_gc;
+use crate::domain::plan::gc_cache::plan_gc_cache;
 use crate::domain::plan::gc_volumes::plan_gc_volumes;
-use crate::loops::{World, collect, collect_volumes};
+use crate::loops::{World, collect, collect_cache, collect_volumes};
 use crate::provider::Provider;
 use chrono::{DateTime, Utc};
 use std::io::Write;
@@ -102,6 +103,14 @@ async fn volumes(
     }
     for (row, volume) in decision.lost {
         add("end", format!("volume {row}"), format!("No list shows {volume} any more; a direct look decides."));
+    }
+    let Some(keeps) = provider.volumes() else { return Ok(()) };
+    let decision = plan_gc_cache(&collect_cache::gather(world, provider, keeps, now).await?, now);
+    for (volume, reason) in decision.volumes {
+        add("delete", format!("volume {volume}"), format!("{reason}."));
+    }
+    for (generation, reason) in decision.generations {
+        add("delete", format!("good state {generation}"), format!("{reason}."));
     }
     Ok(())
 }

@@ -8,7 +8,8 @@
 //! ```text
 //! connect (URL, token, TLS) ─▶ client (calls, deadlines, retries) ─▶ run ─▶ over_ssh | with_docker
 //!                                  └─ problem (one sentence)       ├─ tasks
-//!                                                                  └─ vms    ─▶ table
+//!                                                                  ├─ vms
+//!                                                                  └─ volumes ─▶ table
 //! ```
 //!
 //! Not here: commands on the server (`admin`), which subcommand is which (`main`).
@@ -25,6 +26,7 @@ mod signals;
 mod table;
 mod tasks;
 mod vms;
+mod volumes;
 mod with_docker;
 
 pub use client::{Client, ClientError};
@@ -49,6 +51,8 @@ pub enum Command {
     Tasks(Box<tasks::Args>),
     /// List, show, terminate and hold VMs.
     Vms(Box<vms::Args>),
+    /// List, show, delete and hold Docker layer caches.
+    Volumes(Box<volumes::Args>),
 }
 
 /// How often and how long; the defaults are the ones to use outside tests.
@@ -103,6 +107,13 @@ pub async fn run(command: Command, defaults: &Defaults, mut io: Io) -> u8 {
         Command::Vms(args) => {
             let answer = match args.connect.client(defaults) {
                 Ok(client) => vms::run(&args, &client).await,
+                Err(e) => Err(e),
+            };
+            finish(&mut io, answer).await
+        }
+        Command::Volumes(args) => {
+            let answer = match args.connect.client(defaults) {
+                Ok(client) => volumes::run(&args, &client).await,
                 Err(e) => Err(e),
             };
             finish(&mut io, answer).await

@@ -186,7 +186,7 @@ async fn unhold(client: &Client, id: VmId, as_json: bool) -> Result<String, Clie
 }
 
 /// "2h", "30m", "1h30m".
-fn parse_length(text: &str) -> Result<TimeDelta, String> {
+pub(super) fn parse_length(text: &str) -> Result<TimeDelta, String> {
     let wrong = || format!("\"{text}\" is not a length of time such as 30m, 2h, 1d or 1h30m");
     let mut total = TimeDelta::zero();
     let mut rest = text;

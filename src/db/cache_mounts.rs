@@ -6,7 +6,7 @@ use super::cache::note_use;
 use super::cache_gifts::tell;
 use super::claims::Preparing;
 use super::events::{self, Event};
-use super::volume_moves::quarantine;
+use super::volume_ends::quarantine;
 use super::{Db, DbError, leased};
 use crate::domain::ids::{GenerationId, TaskId, VolumeId};
 use crate::domain::lifecycle::VolumeState;

@@ -88,6 +88,12 @@ impl Db {
         )
         .execute(&self.pool)
         .await?;
+        sqlx::query!("-- history::move_to_history (volumes)\n delete from vms.volumes where deleted_at <= $1", before)
+            .execute(&self.pool)
+            .await?;
+        sqlx::query!("-- history::move_to_history (generations)\n delete from vms.generations where deleted_at <= $1", before)
+            .execute(&self.pool)
+            .await?;
         Ok(tasks.rows_affected() + vms.rows_affected())
     }
 
@@ -104,6 +110,9 @@ impl Db {
             .execute(&self.pool)
             .await?
             .rows_affected();
+        sqlx::query!("-- history::trim_history (cache uses)\n delete from vms.cache_uses where at <= $1", before)
+            .execute(&self.pool)
+            .await?;
         Ok(rows + events)
     }
 

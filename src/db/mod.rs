@@ -7,6 +7,7 @@
 pub mod breakers;
 pub mod budget;
 pub mod cache;
+pub mod cache_gc;
 pub mod cache_gifts;
 pub mod cache_mounts;
 pub mod call_rates;
@@ -35,6 +36,8 @@ pub mod turns;
 pub mod vm_ends;
 pub mod vm_list;
 pub mod vms;
+pub mod volume_ends;
+pub mod volume_list;
 pub mod volume_moves;
 pub mod volumes;
 pub mod wake;

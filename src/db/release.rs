@@ -2,7 +2,7 @@
 //! survives all of them until its hold ends.
 
 use super::events::{self, Event};
-use super::volume_moves::let_volumes_go;
+use super::volume_ends::let_volumes_go;
 use super::{Db, DbError, breakers};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};

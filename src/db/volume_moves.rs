@@ -1,11 +1,13 @@
 //! A volume's way: made, brought to its VM, unmounted, taken off, deleted. Each step is a leased act on one row; a volume that was mounted
 //! comes back into service only through a clean unmount.
 //!
-//! Not here: which volume goes where (`cache`); what is kept of it (`generations`).
+//! Not here: which volume goes where (`cache`); how it gets out of service or off its VM (`volume_ends`); what is kept of it
+//! (`generations`).
 
 use super::cache_gifts::{attach, tell};
 use super::events::{self, Event};
 use super::rows::{WayIn, way_in};
+use super::volume_ends::hurry_task;
 use super::{Db, DbError, LEASE_SECONDS, leased};
 use crate::domain::ids::{VmId, VolumeId};
 use crate::domain::lifecycle::{VmState, VolumeState};
@@ -232,18 +234,6 @@ impl Db {
         Ok(())
     }
 
-    /// It is not used any more, whatever is on it, and the VM that waited for it goes its way.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn quarantine_volume(&self, volume: &LeasedVolume, reason: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
-        quarantine(&mut tx, volume.id, Some(volume.lease), reason, now).await?;
-        tx.commit().await?;
-        self.wake.send();
-        Ok(())
-    }
-
     /// Its engine is off it: what it holds is a good state, and this is what its job used of it.
     ///
     /// # Errors
@@ -293,53 +283,6 @@ impl Db {
         Ok(())
     }
 
-    /// It is on no machine any more: free, or on its way to be deleted. The VM that waited for it goes its way.
-    ///
-    /// # Errors
-    /// `LostLease`.
-    pub async fn volume_off(&self, volume: &LeasedVolume, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
-        let spent = volume.unwanted || volume.lineage.trust == Trust::Untrusted;
-        let steps: &[VolumeState] =
-            if spent { &[VolumeState::Quarantined, VolumeState::Deleting] } else { &[VolumeState::Available] };
-        if let Some(vm) = &volume.vm {
-            let_vm_go(&mut tx, vm.id, now).await?;
-        }
-        for state in steps {
-            let done = sqlx::query!(
-                "-- volume_moves::volume_off
-                 update vms.volumes set state = $3, vm_id = null, asked_at = null, deadline_at = null, due_at = $4,
-                        reason = case when $5 then 'nothing of it is kept' end
-                 where id = $1 and lease_token = $2",
-                volume.id.0,
-                volume.lease,
-                state.as_str(),
-                now,
-                spent,
-            )
-            .execute(&mut *tx)
-            .await?;
-            leased(done.rows_affected())?;
-        }
-        sqlx::query!("-- volume_moves::volume_off (lease)\n update vms.volumes set lease_until = null where id = $1", volume.id.0)
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        self.wake.send();
-        Ok(())
-    }
-
-    /// The VM does not wait for it any longer: its machine's end takes the volume off, which has been unmounted.
-    ///
-    /// # Errors
-    /// See [`DbError`].
-    pub async fn let_vm_go(&self, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut connection = self.pool.acquire().await?;
-        let_vm_go(&mut connection, vm, now).await?;
-        self.wake.send();
-        Ok(())
-    }
-
     /// The provider has no such volume any more.
     ///
     /// # Errors
@@ -359,97 +302,4 @@ impl Db {
         self.wake.send();
         Ok(())
     }
-}
-
-/// See [`Db::quarantine_volume`]; `lease`: of the caller, if it has one.
-pub(super) async fn quarantine(
-    connection: &mut PgConnection,
-    volume: VolumeId,
-    lease: Option<i64>,
-    reason: &str,
-    now: DateTime<Utc>,
-) -> Result<(), DbError> {
-    let vm = sqlx::query_scalar!(
-        r#"-- volume_moves::quarantine
-           update vms.volumes u
-           set state = 'quarantined', reason = $3, vm_id = null, asked_at = null, deadline_at = null, due_at = $4, lease_until = null,
-               lease_token = u.lease_token + 1, content = case when u.content = 'unchecked' then 'good' else u.content end
-           from vms.volumes was
-           where u.id = $1 and was.id = u.id and ($2::bigint is null or u.lease_token = $2)
-             and u.state in ('creating', 'available', 'attaching', 'attached', 'detaching')
-           returning was.vm_id as "vm: VmId""#,
-        volume.0,
-        lease,
-        reason,
-        now,
-    )
-    .fetch_optional(&mut *connection)
-    .await?
-    .ok_or(DbError::LostLease)?;
-    let message = format!("Volume {volume} is not used any more: {reason}.");
-    match vm {
-        Some(vm) => {
-            tell(connection, vm, "volume.quarantined", message, now).await?;
-            hurry_task(connection, vm, now).await?;
-            let_vm_go(connection, vm, now).await
-        }
-        None => events::insert(connection, now, Event { kind: "volume.quarantined", task: None, vm: None, message }).await,
-    }
-}
-
-/// The task of this VM, which prepares, is looked at now.
-async fn hurry_task(connection: &mut PgConnection, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-    sqlx::query!(
-        "-- volume_moves::hurry_task\n update vms.tasks set due_at = $2 where vm_id = $1 and state = 'preparing'",
-        vm.0,
-        now
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// A VM that ends need not wait for its volume any longer: its secrets are erased.
-async fn let_vm_go(connection: &mut PgConnection, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-    sqlx::query!(
-        "-- volume_moves::let_vm_go
-         update vms.vms set identity_sealed = null, due_at = least(due_at, $2) where id = $1 and state = 'terminating' and end_asked_at is null",
-        vm.0,
-        now
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// The VMs end: a volume that is mounted is unmounted first, until then; what is on its way to one of them stays out of it.
-pub(super) async fn let_volumes_go(connection: &mut PgConnection, vms: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
-    /// For the unmount; the VM waits a little longer, for the detachment.
-    const UNMOUNT_WITHIN: TimeDelta = TimeDelta::seconds(90);
-    let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-    let until = now + UNMOUNT_WITHIN;
-    sqlx::query!("-- volume_moves::let_volumes_go (made for it)\n update vms.volumes set vm_id = null where vm_id = any($1) and state = 'creating'", &ids)
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query!(
-        "-- volume_moves::let_volumes_go (on its way)
-         update vms.volumes set state = 'attached', lease_token = lease_token + 1, lease_until = null
-         where vm_id = any($1) and state = 'attaching'",
-        &ids
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        "-- volume_moves::let_volumes_go (attached)
-         update vms.volumes
-         set state = case when mounted then 'attached' else 'detaching' end, asked_at = null, due_at = $2, deadline_at = $3,
-             lease_token = lease_token + 1, lease_until = null
-         where vm_id = any($1) and state = 'attached'",
-        &ids,
-        now,
-        until,
-    )
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `vms.volumes`: cache volumes as the garbage collection sees them.
 //!
-//! Not here: how a volume gets to a job; no task has one yet.
+//! Not here: how a volume gets to a job (`cache`).
 
 use super::events::{self, Event};
 use super::{Db, DbError};
@@ -17,7 +17,7 @@ impl Db {
         let rows = sqlx::query_as!(
             VolumeRow,
             r#"-- volumes::list_volume_rows
-               select id as "id: VolumeId", provider_id, missing_at, created_at from vms.volumes
+               select id as "id: VolumeId", provider_id, missing_at, created_at, state = 'deleting' as "deleting!" from vms.volumes
                where state <> 'deleted' and provider = $1 and place = $2"#,
             place.0,
             place.1
@@ -59,9 +59,10 @@ impl Db {
         let done = sqlx::query!(
             "-- volumes::adopt_volume
              insert into vms.volumes (id, project_id, cache_trust, architecture, store, engine_major, provider, place, provider_id,
-                                      state, reason, created_at, last_used_at, due_at)
+                                      zone, content, state, reason, created_at, last_used_at, due_at)
              select case when exists (select from vms.volumes where id = $1) then $2 else $1 end,
-                    $3, $4, $5, $6, $7, $8, $9, $10, 'quarantined', 'it had no row; it must be checked', $11, $11, $11
+                    $3, $4, $5, $6, $7, $8, $9, $10, $12, case when $4 = 'trusted' then 'unchecked' else 'nothing' end,
+                    'quarantined', 'it had no row; it must be checked', $11, $11, $11
              on conflict (provider_id) do nothing",
             tags.volume.0,
             fresh.0,
@@ -74,6 +75,7 @@ impl Db {
             place.1,
             seen.provider_id,
             now,
+            seen.zone,
         )
         .execute(&mut *tx)
         .await?;

@@ -3,8 +3,9 @@
 //! Secrets appear in [`Connection`] alone, and that appears only in the PUT and GET of one task, for its owner, while `ready`.
 
 use super::failure::Failure;
-use super::ids::{TaskId, VmId, VolumeId};
-use super::lifecycle::{TaskState, VmState};
+use super::ids::{GenerationId, TaskId, VmId, VolumeId};
+use super::lifecycle::{TaskState, VmState, VolumeState};
+use super::lineage::Lineage;
 use super::tags::Origin;
 use super::task::{Executor, TaskRequest};
 use chrono::{DateTime, Utc};
@@ -142,6 +143,53 @@ pub struct Hold {
     pub reason: String,
     /// Until when; afterwards the usual rules apply.
     pub until: DateTime<Utc>,
+}
+
+/// A Docker layer cache volume, as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VolumeView {
+    /// Our id.
+    pub id: VolumeId,
+    /// Whose layers, and which engine reads them.
+    #[serde(flatten)]
+    pub lineage: Lineage,
+    /// Where it is.
+    pub state: VolumeState,
+    /// Why it is there, when there is more to say.
+    pub reason: Option<String>,
+    /// Which provider it comes from.
+    pub provider: String,
+    /// The provider's name for it.
+    pub provider_id: Option<String>,
+    /// Its VMs are in the same zone.
+    pub zone: String,
+    /// Its size, GiB.
+    pub size_gib: u32,
+    /// What its last job left on it, bytes.
+    pub used_bytes: Option<u64>,
+    /// The newest good state that was made of it, or the one that it was copied from.
+    pub generation: Option<GenerationId>,
+    /// Jobs that worked on it and ended well.
+    pub jobs: u32,
+    /// The VM that it is on, or on its way to or from.
+    pub vm_id: Option<VmId>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When a job last had it.
+    pub last_used_at: DateTime<Utc>,
+    /// How often its project's jobs found layers.
+    pub project: CacheUse,
+    /// An operator's "do not touch".
+    pub hold: Option<Hold>,
+}
+
+/// How often the jobs of a project found layers, as far back as the history goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CacheUse {
+    /// Jobs that asked for a cache.
+    pub jobs: u64,
+    /// Of them, those that found layers.
+    pub hits: u64,
 }
 
 /// Something that happened.

@@ -33,5 +33,6 @@ mod tasks;
 mod tls;
 mod vm_hold;
 mod vms;
+mod volumes;
 
 pub use router::{broken_router, document, enveloped, router};

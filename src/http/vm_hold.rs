@@ -65,7 +65,8 @@ async fn set(state: &AppState, caller: &Caller, id: VmId, hold: Option<&Hold>) -
     Err(Problem::Conflict(format!("The VM is {}: hold one whose end has not begun.", vm.state)))
 }
 
-fn end(request: &HoldRequest, now: DateTime<Utc>) -> Result<DateTime<Utc>, Problem> {
+/// When the hold ends.
+pub(super) fn end(request: &HoldRequest, now: DateTime<Utc>) -> Result<DateTime<Utc>, Problem> {
     match (request.until, request.seconds) {
         (None, Some(seconds)) => Ok(now + TimeDelta::seconds(seconds.into())),
         (Some(until), None) if until > now && until <= now + LONGEST => Ok(until),

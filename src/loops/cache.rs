@@ -82,7 +82,7 @@ async fn serve(
         Choice::Empty => None,
     };
     if let Some(space) = volumes.space().await?
-        && fraction(space.free_bytes, space.total_bytes) < LEAST_FREE
+        && space.free_part() < LEAST_FREE
         && !db.drop_least_recently_used(place, "the disk of the host is nearly full", now).await?
     {
         return without("the disk of the host is nearly full.").await;
@@ -110,9 +110,4 @@ async fn serve(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "of disks of less than 2^53 bytes")]
-fn fraction(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
 }

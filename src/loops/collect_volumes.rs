@@ -3,7 +3,7 @@
 //! Reads: `Provider::list_volumes`, `volumes`. Writes: `volumes`. Calls: `domain::plan::gc_volumes`, `Provider::find_volume` (the direct
 //! look). Runs: in `gc`.
 //!
-//! Not here: deleting what is not used; no volume is deleted here.
+//! Not here: deleting what is not used (`collect_cache`).
 
 use super::{Act, Loop, World, told};
 use crate::domain::ids::VolumeId;
@@ -47,7 +47,8 @@ impl Loop for CollectVolumes {
 pub async fn gather(world: &World, provider: &dyn Provider) -> anyhow::Result<Snapshot> {
     // The provider first: a volume bound after this list is only missed once.
     let listing = provider.list_volumes().await?;
-    let volumes = listing.volumes.into_iter().map(|v| SeenVolume { provider_id: v.provider_id, tags: v.tags }).collect();
+    let volumes =
+        listing.volumes.into_iter().map(|v| SeenVolume { provider_id: v.provider_id, tags: v.tags, zone: v.zone }).collect();
     let rows = world.db.list_volume_rows((provider.name(), provider.place())).await?;
     let settles = TimeDelta::from_std(provider.pace().settles).unwrap_or_default();
     Ok(Snapshot { volumes, complete: listing.complete, rows, settles })
@@ -64,6 +65,9 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
         told(db.adopt_volume(place, volume, fresh, now).await.map_err(anyhow::Error::from), &volume.provider_id);
     }
     db.note_missing_volumes(&decision.missing, &decision.seen_again, now).await?;
+    for row in &decision.never_made {
+        db.end_lost_volume(*row, now).await?;
+    }
     for (row, volume) in &decision.lost {
         if provider.find_volume(volume).await?.is_none() {
             db.end_lost_volume(*row, now).await?;

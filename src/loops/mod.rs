@@ -9,6 +9,7 @@
 pub mod assign;
 pub mod cache;
 pub mod collect;
+pub mod collect_cache;
 pub mod collect_volumes;
 pub mod expire;
 pub mod generations;
@@ -188,6 +189,7 @@ pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(expire::Expire(world.clone())),
         Arc::new(collect::Collect(world.clone())),
         Arc::new(collect_volumes::CollectVolumes(world.clone())),
+        Arc::new(collect_cache::CollectCache(world.clone())),
         Arc::new(history::History(world.clone())),
     ]
 }

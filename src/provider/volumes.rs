@@ -51,6 +51,8 @@ pub struct ProviderSnapshot {
     pub provider_id: String,
     /// What it carries.
     pub tags: SnapshotTags,
+    /// Size of the volume it was made of.
+    pub size_gib: u32,
     /// How far it is.
     pub state: SnapshotState,
 }
@@ -71,6 +73,14 @@ pub struct Space {
     pub free_bytes: u64,
     /// Bytes in all.
     pub total_bytes: u64,
+}
+
+impl Space {
+    /// The part of it that is free, 0 to 1.
+    #[allow(clippy::cast_precision_loss, reason = "of disks of less than 2^53 bytes")]
+    pub fn free_part(&self) -> f64 {
+        self.free_bytes as f64 / self.total_bytes.max(1) as f64
+    }
 }
 
 /// Makes, moves, copies and deletes cache volumes.

@@ -98,6 +98,6 @@ impl World {
     fn shown_snapshot(&self, truth: &SnapshotTruth) -> ProviderSnapshot {
         let completed = truth.done_at.is_some_and(|at| at <= self.now);
         let state = if completed { SnapshotState::Completed } else { SnapshotState::Pending };
-        ProviderSnapshot { provider_id: truth.provider_id.clone(), tags: truth.tags.clone(), state }
+        ProviderSnapshot { provider_id: truth.provider_id.clone(), tags: truth.tags.clone(), size_gib: 100, state }
     }
 }

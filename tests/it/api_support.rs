@@ -202,18 +202,21 @@ impl Api {
             absolute_end_at: later,
             seen: 100,
             image: None,
+            near: None,
             rate: None,
         };
         db.insert_launch(&new, now).await.unwrap();
         let bound = db.bind_machines(launch, &[format!("machine-{vm}")], now).await.unwrap();
         assert_eq!(bound.into_values().collect::<Vec<_>>(), [vm]);
         let identity = self.state.sealer.seal(vm.0, &serde_json::to_vec(&identity(executor)).unwrap()).unwrap();
-        let at = Place { ip: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]), ssh_port: 2222, docker_port: 2376 };
+        let at = Place { ip: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]), ssh_port: 2222, docker_port: 2376, zone: None };
         db.boot_vms(&[(vm, at)], later, now).await.unwrap();
         let leased = db.lease_vms(&[VmState::Booting], ("sim", "here"), now, 10).await.unwrap();
         let [leased] = &leased[..] else { panic!("{leased:?}") };
         db.keep_identity(vm, leased.lease, &identity).await.unwrap();
-        db.make_available(leased, "ssh-ed25519 AAAAhost", later, later, now).await.unwrap();
+        let met =
+            vm_service::db::vms::Met { host_key: "ssh-ed25519 AAAAhost", absolute_end_at: later, idle_end_at: later, engine: None };
+        db.make_available(leased, &met, now).await.unwrap();
         vm
     }
 }

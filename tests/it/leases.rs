@@ -83,7 +83,8 @@ async fn a_stale_worker_changes_no_vm(pool: PgPool) {
     let later = now + TimeDelta::hours(1);
     let failure = Failure::new(FailureCode::VmStartFailed, "late");
     lost(db.keep_identity(old.id, old.lease, b"late").await);
-    lost(db.make_available(&old, "late", later, later, now).await);
+    let late = vm_service::db::vms::Met { host_key: "late", absolute_end_at: later, idle_end_at: later, engine: None };
+    lost(db.make_available(&old, &late, now).await);
     lost(db.note_guest_end(old.id, old.lease, later).await);
     lost(db.give_up_vm(old.id, Evidence::NotStarted { lease: old.lease }, &failure, "late", now).await);
     lost(db.renew_lease(&Lease::Vms(vec![(old.id, old.lease)]), now).await);
@@ -95,7 +96,7 @@ async fn a_stale_worker_changes_no_vm(pool: PgPool) {
     assert_eq!(db.terminate_vms(&[new.id], None, &failure, now).await.unwrap(), [new.id]);
     let before = rows(&bench).await;
     lost(db.keep_identity(new.id, new.lease, b"late").await);
-    lost(db.make_available(&new, "late", later, later, now).await);
+    lost(db.make_available(&new, &late, now).await);
     db.mark_end_asked(&[(new.id, new.lease)], later, now).await.unwrap();
     // An event about nothing would be one too many.
     assert_eq!(rows(&bench).await, before);

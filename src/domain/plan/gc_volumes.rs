@@ -18,6 +18,8 @@ pub struct VolumeRow {
     pub missing_at: Option<DateTime<Utc>>,
     /// When the row was made: just after that a list may not show the volume yet.
     pub created_at: DateTime<Utc>,
+    /// It is to be deleted.
+    pub deleting: bool,
 }
 
 /// A volume that the provider names.
@@ -27,6 +29,8 @@ pub struct SeenVolume {
     pub provider_id: String,
     /// What it carries.
     pub tags: VolumeTags,
+    /// Its machines are in the same zone.
+    pub zone: String,
 }
 
 /// What a decision is made of.
@@ -55,6 +59,8 @@ pub struct Decision {
     pub seen_again: Vec<VolumeId>,
     /// Missed twice, since then: take a direct look, then end the row.
     pub lost: Vec<(VolumeId, String)>,
+    /// To be deleted, and never made: end the row.
+    pub never_made: Vec<VolumeId>,
 }
 
 /// Decides.
@@ -74,6 +80,10 @@ pub fn plan_gc_volumes(snapshot: &Snapshot, now: DateTime<Utc>) -> Decision {
         return decision;
     }
     let seen: BTreeSet<&str> = snapshot.volumes.iter().map(|volume| volume.provider_id.as_str()).collect();
+    let settled = |row: &VolumeRow| now - row.created_at >= snapshot.settles + LOST_AFTER;
+    let unmade = snapshot.rows.iter().filter(|row| row.provider_id.is_none() && row.deleting && settled(row));
+    let is_seen = |row: &VolumeRow| snapshot.volumes.iter().any(|volume| volume.tags.volume == row.id);
+    decision.never_made = unmade.filter(|row| !is_seen(row)).map(|row| row.id).collect();
     for (provider_id, row) in bound {
         if seen.contains(provider_id) || now - row.created_at < snapshot.settles {
             continue;
@@ -112,11 +122,17 @@ mod tests {
                 engine: Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 20 },
             },
         };
-        SeenVolume { provider_id: provider_id.to_owned(), tags }
+        SeenVolume { provider_id: provider_id.to_owned(), tags, zone: String::new() }
     }
 
     fn row(n: u128, provider_id: Option<&str>, missing_at: Option<i64>) -> VolumeRow {
-        VolumeRow { id: id(n), provider_id: provider_id.map(str::to_owned), missing_at: missing_at.map(at), created_at: at(0) }
+        VolumeRow {
+            id: id(n),
+            provider_id: provider_id.map(str::to_owned),
+            missing_at: missing_at.map(at),
+            created_at: at(0),
+            deleting: false,
+        }
     }
 
     #[test]
@@ -138,5 +154,14 @@ mod tests {
         assert_eq!(plan_gc_volumes(&s, at(20)), Decision::default());
         s.volumes = vec![volume("v", 1)];
         assert_eq!(plan_gc_volumes(&s, at(20)).seen_again, [id(1)]);
+    }
+
+    #[test]
+    fn a_row_that_was_never_made_ends_when_it_is_to_go() {
+        let mut s = Snapshot { rows: vec![row(1, None, None)], complete: true, ..Snapshot::default() };
+        assert_eq!(plan_gc_volumes(&s, at(99)), Decision::default(), "it may still be made");
+        s.rows[0].deleting = true;
+        assert_eq!(plan_gc_volumes(&s, at(19)), Decision::default());
+        assert_eq!(plan_gc_volumes(&s, at(20)).never_made, [id(1)]);
     }
 }

@@ -4,6 +4,7 @@ pub mod assign;
 pub mod breaker;
 pub mod cache;
 pub mod gc;
+pub mod gc_cache;
 pub mod gc_volumes;
 pub mod queue;
 pub mod room;
