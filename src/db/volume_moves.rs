@@ -12,8 +12,7 @@ use super::{Db, DbError, LEASE_SECONDS, leased};
 use crate::domain::ids::{VmId, VolumeId};
 use crate::domain::lifecycle::{VmState, VolumeState};
 use crate::domain::lineage::{Engine, Layer, Lineage, Store, Trust};
-use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
+use chrono::{DateTime, Utc};
 
 /// A volume under lease.
 #[derive(Clone, Debug)]

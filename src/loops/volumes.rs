@@ -200,6 +200,10 @@ impl Move<'_> {
     async fn off(&self, id: &str) -> anyhow::Result<()> {
         let Self { world, volume, .. } = self;
         let mut volume = (*volume).clone();
+        // What is kept may take a while; the VM need not wait for it.
+        if let Some(vm) = &volume.vm {
+            world.db.let_vm_go(vm.id, world.clock.now()).await?;
+        }
         if volume.undecided && volume.lineage.trust == Trust::Trusted {
             let place = (self.provider.name(), self.provider.place());
             let fresh = GenerationId((world.fresh_id)());

@@ -77,6 +77,16 @@ impl SimVolumes {
     }
 }
 
+impl VolumeTruth {
+    /// The machine that it is on, or on its way to or from.
+    pub fn machine(&self) -> Option<&String> {
+        match &self.link {
+            VolumeLink::Attaching(machine) | VolumeLink::Attached(machine) | VolumeLink::Detaching(machine) => Some(machine),
+            VolumeLink::Free | VolumeLink::Deleted => None,
+        }
+    }
+}
+
 impl VolumeLink {
     /// The machine that it is on, or on its way to or from.
     fn machine(&self) -> Option<&str> {

@@ -3,7 +3,8 @@
 use crate::support::{Bench, lineage};
 use chrono::TimeDelta;
 use sqlx::PgPool;
-use vm_service::domain::ids::TaskId;
+use vm_service::db::volume_list::VolumeFilter;
+use vm_service::domain::ids::{TaskId, VolumeId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::lineage::Trust;
 use vm_service::domain::task::TaskRequest;
@@ -11,35 +12,41 @@ use vm_service::provider::MachineState;
 use vm_service::sim::{Fault, Rules, VolumeLink, VolumeTruth};
 
 impl Bench {
-    fn cached(&self, project: &str) -> TaskRequest {
+    pub(crate) fn cached(&self, project: &str) -> TaskRequest {
         TaskRequest { docker_layer_caching: true, ..self.request(project) }
     }
 
     /// A cached task that is ready, and its machine.
-    async fn cached_job(&self, request: &TaskRequest) -> (TaskId, String) {
+    pub(crate) async fn cached_job(&self, request: &TaskRequest) -> (TaskId, String) {
         let task = self.ask(request).await.view.id;
         self.turn_until(task, TaskState::Ready, 120).await;
         (task, self.task(task).await.view.vm.unwrap().provider_id.unwrap())
     }
 
     /// What the task says of its cache: hit, and why.
-    async fn cache(&self, task: TaskId) -> (bool, String) {
+    pub(crate) async fn cache(&self, task: TaskId) -> (bool, String) {
         let cache = self.task(task).await.view.cache.unwrap();
         (cache.hit, cache.reason)
     }
 
     /// The job is over; everything comes to rest.
-    async fn over(&self, task: TaskId) {
+    pub(crate) async fn over(&self, task: TaskId) {
         self.db.release_task(task, self.now()).await.unwrap();
         self.turn(10).await;
     }
 
-    fn volumes(&self) -> Vec<VolumeTruth> {
+    pub(crate) fn volumes(&self) -> Vec<VolumeTruth> {
         self.sim.volumes_truth().into_iter().filter(|it| it.link != VolumeLink::Deleted).collect()
+    }
+
+    /// The newest row of a project's volume.
+    pub(crate) async fn volume_of(&self, project: &str) -> VolumeId {
+        let filter = VolumeFilter { project: Some(project.to_owned()), limit: 1, ..VolumeFilter::default() };
+        self.db.list_volume_views(&filter).await.unwrap()[0].id
     }
 }
 
-async fn small(pool: PgPool) -> Bench {
+pub(crate) async fn small(pool: PgPool) -> Bench {
     Bench::with(pool, Rules::obliging()).await
 }
 

@@ -11,6 +11,7 @@ mod api_support;
 mod api_tls;
 mod api_wait;
 mod bad_start;
+mod cache_rules;
 mod cache_scenes;
 mod cli;
 mod constraints;

@@ -31,7 +31,7 @@ async fn a_snapshot_completes_in_its_time() {
     let volume = cloud.volume("v").await;
     let wish = snapshot(&tags("p"), "s");
     let made = cloud.sim.snapshot_volume(&volume, &wish).await.unwrap();
-    let shown = |state| ProviderSnapshot { provider_id: made.clone(), tags: wish.tags.clone(), state };
+    let shown = |state| ProviderSnapshot { provider_id: made.clone(), tags: wish.tags.clone(), size_gib: 100, state };
     assert_eq!(cloud.sim.find_snapshot(&made).await.unwrap(), Some(shown(SnapshotState::Pending)));
     assert_eq!(refusal(cloud.copy(&made, "early").await), "IncorrectState");
     cloud.pass(59);
