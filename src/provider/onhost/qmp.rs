@@ -3,7 +3,10 @@
 //! Calls: the socket `qmp.sock` in a machine's folder. QEMU talks to one client at a time, so every call has a deadline.
 
 use anyhow::Context;
+use qapi::ExecuteError;
 use qapi::futures::{QapiService, QmpStreamTokio};
+use qapi::qmp::{self, QmpCommand};
+use serde_json::json;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +14,8 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 
 pub(super) const SOCKET: &str = "qmp.sock";
+/// The free ports are `hotplug0` and so on.
+pub(super) const PORT: &str = "hotplug";
 
 type Half<T> = QmpStreamTokio<T>;
 
@@ -40,15 +45,101 @@ impl Qmp {
         Ok(Self { service, events })
     }
 
+    async fn ask<C: QmpCommand>(&self, command: C, deadline: Duration) -> anyhow::Result<C::Ok> {
+        let said = tokio::time::timeout(deadline, self.service.execute(command)).await.context("QEMU does not answer")?;
+        said.map_err(|error| anyhow::anyhow!("QEMU refuses {}: {error}", C::NAME))
+    }
+
     /// Asks QEMU to end itself now; the guest is not asked.
     ///
     /// # Errors
     /// It did not say that it will within the deadline.
     pub(super) async fn quit(&self, deadline: Duration) -> anyhow::Result<()> {
-        let said =
-            tokio::time::timeout(deadline, self.service.execute(qapi::qmp::quit {})).await.context("QEMU does not answer")?;
-        said.map(drop).map_err(|error| anyhow::anyhow!("QEMU refuses to quit: {error}"))
+        self.ask(qmp::quit {}, deadline).await.map(drop)
     }
+
+    /// The ports for disks that are attached later, and the devices in each.
+    async fn devices(&self, deadline: Duration) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+        let buses = self.ask(qmp::query_pci {}, deadline).await?;
+        let ports = buses.into_iter().flat_map(|bus| bus.devices).filter(|device| device.qdev_id.starts_with(PORT));
+        let below = |port: &qmp::PciDeviceInfo| port.pci_bridge.clone().and_then(|bridge| bridge.devices).unwrap_or_default();
+        Ok(ports.map(|port| (port.qdev_id.clone(), below(&port).into_iter().map(|device| device.qdev_id).collect())).collect())
+    }
+
+    /// Whether a device that was plugged in is still there.
+    ///
+    /// # Errors
+    /// QEMU does not say it.
+    pub(super) async fn has_device(&self, id: &str, deadline: Duration) -> anyhow::Result<bool> {
+        Ok(self.devices(deadline).await?.iter().any(|(_, devices)| devices.iter().any(|device| device == id)))
+    }
+
+    async fn has_disk(&self, id: &str, deadline: Duration) -> anyhow::Result<bool> {
+        let nodes = self.ask(qmp::query_named_block_nodes { flat: Some(true) }, deadline).await?;
+        Ok(nodes.iter().any(|node| node.node_name.as_deref() == Some(id)))
+    }
+
+    /// Opens a qcow2 disk and gives it to the guest in a free port, under one word for disk, device and serial. What is there already is
+    /// left as it is. What the guest syncs is on the host's disk, and QEMU keeps every other QEMU from writing there.
+    ///
+    /// # Errors
+    /// QEMU refuses it; then the disk may be open without a device.
+    pub(super) async fn plug(&self, id: &str, disk: &Path, deadline: Duration) -> anyhow::Result<()> {
+        let devices = self.devices(deadline).await?;
+        if devices.iter().any(|(_, devices)| devices.iter().any(|device| device == id)) {
+            return Ok(());
+        }
+        let (port, _) = devices.into_iter().find(|(_, devices)| devices.is_empty()).context("every port is taken")?;
+        if !self.has_disk(id, deadline).await? {
+            let cache = json!({ "direct": false, "no-flush": false });
+            let file = json!({ "driver": "file", "filename": disk, "locking": "on", "discard": "unmap", "cache": cache });
+            // The format is said here, and that of what is below in the disk's own header.
+            let node = json!({ "driver": "qcow2", "node-name": id, "discard": "unmap", "detect-zeroes": "unmap", "cache": cache, "file": file });
+            self.ask(AddDisk(node), deadline).await?;
+        }
+        let arguments = [("drive", id), ("serial", id)].map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect();
+        let device = qmp::device_add { bus: Some(port), id: Some(id.to_owned()), driver: "virtio-blk-pci".to_owned(), arguments };
+        self.ask(device, deadline).await.map(drop)
+    }
+
+    /// Asks the guest to let a device go; that it is being asked already is fine.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub(super) async fn unplug(&self, id: &str, deadline: Duration) -> anyhow::Result<()> {
+        let asked = self.service.execute(qmp::device_del { id: id.to_owned() });
+        match tokio::time::timeout(deadline, asked).await.context("QEMU does not answer")? {
+            Ok(_) => Ok(()),
+            Err(ExecuteError::Qapi(error)) => {
+                tracing::debug!(device = id, %error, "QEMU does not ask the guest again");
+                Ok(())
+            }
+            Err(ExecuteError::Io(error)) => Err(error.into()),
+        }
+    }
+
+    /// Closes a disk that has no device; one that is not open is fine.
+    ///
+    /// # Errors
+    /// It is still in use.
+    pub(super) async fn forget_disk(&self, id: &str, deadline: Duration) -> anyhow::Result<()> {
+        if self.has_disk(id, deadline).await? {
+            self.ask(qmp::blockdev_del { node_name: id.to_owned() }, deadline).await?;
+        }
+        Ok(())
+    }
+}
+
+/// `blockdev-add` in words: the crate's own type of it names every option of every driver.
+#[derive(Debug, serde::Serialize)]
+struct AddDisk(serde_json::Value);
+
+impl QmpCommand for AddDisk {}
+
+impl qapi::Command for AddDisk {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "blockdev-add";
+    const ALLOW_OOB: bool = false;
 }
 
 impl Drop for Qmp {
