@@ -16,6 +16,8 @@ use tokio::net::UnixStream;
 pub(super) const SOCKET: &str = "qmp.sock";
 /// The free ports are `hotplug0` and so on.
 pub(super) const PORT: &str = "hotplug";
+/// Where QEMU's object model keeps them.
+const DEVICES: &str = "/machine/peripheral";
 
 type Half<T> = QmpStreamTokio<T>;
 
@@ -58,12 +60,10 @@ impl Qmp {
         self.ask(qmp::quit {}, deadline).await.map(drop)
     }
 
-    /// The ports for disks that are attached later, and the devices in each.
-    async fn devices(&self, deadline: Duration) -> anyhow::Result<Vec<(String, Vec<String>)>> {
-        let buses = self.ask(qmp::query_pci {}, deadline).await?;
-        let ports = buses.into_iter().flat_map(|bus| bus.devices).filter(|device| device.qdev_id.starts_with(PORT));
-        let below = |port: &qmp::PciDeviceInfo| port.pci_bridge.clone().and_then(|bridge| bridge.devices).unwrap_or_default();
-        Ok(ports.map(|port| (port.qdev_id.clone(), below(&port).into_iter().map(|device| device.qdev_id).collect())).collect())
+    /// All that was given a name. What PCI shows is no source: the guest decides what can be seen behind a port.
+    async fn devices(&self, deadline: Duration) -> anyhow::Result<Vec<String>> {
+        let listed = self.ask(qmp::qom_list { path: DEVICES.to_owned() }, deadline).await?;
+        Ok(listed.into_iter().filter(|it| it.type_.starts_with("child<")).map(|it| it.name).collect())
     }
 
     /// Whether a device that was plugged in is still there.
@@ -71,7 +71,17 @@ impl Qmp {
     /// # Errors
     /// QEMU does not say it.
     pub(super) async fn has_device(&self, id: &str, deadline: Duration) -> anyhow::Result<bool> {
-        Ok(self.devices(deadline).await?.iter().any(|(_, devices)| devices.iter().any(|device| device == id)))
+        Ok(self.devices(deadline).await?.iter().any(|device| device == id))
+    }
+
+    async fn free_port(&self, deadline: Duration) -> anyhow::Result<String> {
+        let (mut ports, others): (Vec<_>, Vec<_>) = self.devices(deadline).await?.into_iter().partition(|it| it.starts_with(PORT));
+        for device in others {
+            let asked = qmp::qom_get { path: format!("{DEVICES}/{device}"), property: "parent_bus".to_owned() };
+            let bus = self.ask(asked, deadline).await?;
+            ports.retain(|port| !bus.as_str().is_some_and(|bus| bus.ends_with(&format!("/{port}"))));
+        }
+        ports.into_iter().min().context("every port is taken")
     }
 
     async fn has_disk(&self, id: &str, deadline: Duration) -> anyhow::Result<bool> {
@@ -85,11 +95,10 @@ impl Qmp {
     /// # Errors
     /// QEMU refuses it; then the disk may be open without a device.
     pub(super) async fn plug(&self, id: &str, disk: &Path, deadline: Duration) -> anyhow::Result<()> {
-        let devices = self.devices(deadline).await?;
-        if devices.iter().any(|(_, devices)| devices.iter().any(|device| device == id)) {
+        if self.has_device(id, deadline).await? {
             return Ok(());
         }
-        let (port, _) = devices.into_iter().find(|(_, devices)| devices.is_empty()).context("every port is taken")?;
+        let port = self.free_port(deadline).await?;
         if !self.has_disk(id, deadline).await? {
             let cache = json!({ "direct": false, "no-flush": false });
             let file = json!({ "driver": "file", "filename": disk, "locking": "on", "discard": "unmap", "cache": cache });

@@ -36,8 +36,17 @@ fn machine(on_host: &OnHost, name: &str) -> (PathBuf, File) {
     (folder, alive)
 }
 
+/// Ended with the test, however that ends.
+struct Paused(Child);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        drop((self.0.kill(), self.0.wait()));
+    }
+}
+
 /// A QEMU with the ports of a machine, whose processors never start; it has the machine's lock, as with a keeper.
-fn paused(folder: &Path, alive: File) -> Child {
+fn paused(folder: &Path, alive: File) -> Paused {
     let mut line = qemu::base();
     line.extend(["-S", "-m", "64", "-accel", "tcg", "-mon", "chardev=qmp,mode=control", "-chardev"].map(str::to_owned));
     line.push(format!("socket,id=qmp,path={},server=on,wait=off", qmp::SOCKET));
@@ -45,8 +54,8 @@ fn paused(folder: &Path, alive: File) -> Child {
         line.extend(["-device".to_owned(), format!("pcie-root-port,id={}{port},chassis={port},addr=0x1{port}", qmp::PORT)]);
     }
     let mut command = Command::new(&line[0]);
-    command.args(&line[1..]).current_dir(folder).stdin(alive).stdout(Stdio::null());
-    let child = command.spawn().unwrap();
+    command.args(&line[1..]).current_dir(folder).stdin(alive).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Paused(command.spawn().unwrap());
     while !folder.join(qmp::SOCKET).exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -110,7 +119,7 @@ async fn a_guest_that_does_not_let_go_keeps_the_disk_until_its_qemu_ends() {
     let frozen = on_host.snapshot_volume(&base, &snapshot("s")).await.unwrap();
     let id = make(&on_host, &volume("t", Some(&frozen))).await;
     let (folder, alive) = machine(&on_host, "onhost-a-0");
-    let mut child = paused(&folder, alive);
+    let child = paused(&folder, alive);
     let here = Some("onhost-a-0".to_owned());
 
     on_host.attach_volume(&id, "onhost-a-0", &owner).await.unwrap();
@@ -131,8 +140,7 @@ async fn a_guest_that_does_not_let_go_keeps_the_disk_until_its_qemu_ends() {
     is_refused(on_host.attach_volume(&id, "onhost-a-0", &owner).await, "VolumeInUse");
     is_refused(on_host.delete_volume(&id).await, "VolumeInUse");
 
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     assert_eq!(seen(&on_host, &id).await, (None, false));
     assert!(io(&on_host.store.disk(&id), "read -P 1 0 64k") && io(&on_host.store.disk(&id), "write -P 2 0 64k"));
     assert!(io(&on_host.store.snapshot_disk(&frozen), "read -P 1 0 64k"));
@@ -144,11 +152,10 @@ async fn a_wish_that_never_reached_qemu_is_taken_back() {
     let on_host = open(data.path(), OURS).await;
     let id = make(&on_host, &volume("t", None)).await;
     let (folder, alive) = machine(&on_host, "onhost-a-0");
-    let mut child = paused(&folder, alive);
+    let child = paused(&folder, alive);
     on_host.store.set_link(&id, &Link { machine: "onhost-a-0".to_owned(), stage: Stage::Attaching }).unwrap();
     assert_eq!(seen(&on_host, &id).await, (Some("onhost-a-0".to_owned()), true));
     on_host.detach_volume(&id).await.unwrap();
     assert_eq!(seen(&on_host, &id).await, (None, false));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
 }
