@@ -35,6 +35,7 @@ mod lifecycle;
 mod limits;
 mod onhost;
 mod onhost_isolation;
+mod onhost_volumes;
 mod pool;
 mod rebuild;
 mod relaunch;
