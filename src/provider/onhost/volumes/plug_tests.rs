@@ -14,7 +14,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// A machine of this installation that lives as long as the file; QEMU does not answer there.
@@ -62,11 +62,20 @@ fn paused(folder: &Path, alive: File) -> Paused {
     child
 }
 
-async fn seen(on_host: &OnHost, volume: &str) -> (Option<String>, bool) {
-    let found = on_host.find_volume(volume).await.unwrap().unwrap();
-    let listed = on_host.list_volumes().await.unwrap().volumes.into_iter().find(|it| it.provider_id == volume);
-    assert_eq!(listed.as_ref(), Some(&found));
-    (found.machine, found.moving)
+/// Looks until a volume is seen so, in both ways. At once, but that a lock is let go a moment later when another test starts a program
+/// just then: until that runs, it has all our files.
+async fn is_seen(on_host: &OnHost, volume: &str, machine: Option<&str>, moving: bool) {
+    let began = Instant::now();
+    loop {
+        let found = on_host.find_volume(volume).await.unwrap().unwrap();
+        let listed = on_host.list_volumes().await.unwrap().volumes.into_iter().find(|it| it.provider_id == volume);
+        let is_so = |it: &ProviderVolume| (it.machine.as_deref(), it.moving) == (machine, moving);
+        if is_so(&found) && listed.as_ref().is_some_and(is_so) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{found:?}, {listed:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[tokio::test]
@@ -76,15 +85,18 @@ async fn a_volume_goes_only_to_a_running_machine_of_its_owner() {
     let owner = lineage("a", Trust::Trusted);
     let id = make(&on_host, &volume("t", None)).await;
     is_refused(on_host.attach_volume(&id, "onhost-none-0", &owner).await, "IncorrectState");
-    let (_, alive) = machine(&on_host, "onhost-dead-0");
+    let (folder, alive) = machine(&on_host, "onhost-dead-0");
     drop(alive);
+    while keeper::is_alive(&folder).unwrap() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     is_refused(on_host.attach_volume(&id, "onhost-dead-0", &owner).await, "IncorrectState");
     let (_, _alive) = machine(&on_host, "onhost-a-0");
     for stranger in [lineage("b", Trust::Trusted), lineage("a", Trust::Untrusted)] {
         is_refused(on_host.attach_volume(&id, "onhost-a-0", &stranger).await, "WrongOwner");
     }
     is_refused(on_host.attach_volume("vol-0123456789abcdef0", "onhost-a-0", &owner).await, "InvalidVolume.NotFound");
-    assert_eq!(seen(&on_host, &id).await, (None, false));
+    is_seen(&on_host, &id, None, false).await;
 }
 
 #[tokio::test]
@@ -97,14 +109,14 @@ async fn a_wish_that_stopped_on_its_way_is_seen_by_everybody_and_ends_with_the_m
     let _other_lives = machine(&on_host, "onhost-b-0");
     // QEMU does not answer.
     assert!(matches!(on_host.attach_volume(&id, "onhost-a-0", &owner).await, Err(ProviderError::Transient { .. })));
-    assert_eq!(seen(&other, &id).await, (Some("onhost-a-0".to_owned()), true));
+    is_seen(&other, &id, Some("onhost-a-0"), true).await;
     is_refused(other.attach_volume(&id, "onhost-b-0", &owner).await, "VolumeInUse");
     is_refused(other.attach_volume(&second, "onhost-a-0", &owner).await, "AttachmentLimitExceeded");
     is_refused(other.delete_volume(&id).await, "VolumeInUse");
     is_refused(other.snapshot_volume(&id, &snapshot("s")).await, "VolumeInUse");
     assert!(matches!(other.detach_volume(&id).await, Err(ProviderError::Transient { .. })));
     drop(alive);
-    assert_eq!(seen(&other, &id).await, (None, false));
+    is_seen(&other, &id, None, false).await;
     assert_eq!(on_host.store.link(&id).unwrap(), None);
     other.delete_volume(&id).await.unwrap();
 }
@@ -120,28 +132,28 @@ async fn a_guest_that_does_not_let_go_keeps_the_disk_until_its_qemu_ends() {
     let id = make(&on_host, &volume("t", Some(&frozen))).await;
     let (folder, alive) = machine(&on_host, "onhost-a-0");
     let child = paused(&folder, alive);
-    let here = Some("onhost-a-0".to_owned());
+    let here = Some("onhost-a-0");
 
     on_host.attach_volume(&id, "onhost-a-0", &owner).await.unwrap();
     on_host.attach_volume(&id, "onhost-a-0", &owner).await.unwrap();
-    assert_eq!(seen(&on_host, &id).await, (here.clone(), false));
+    is_seen(&on_host, &id, here, false).await;
     assert!(!io(&on_host.store.disk(&id), "write -P 9 0 64k"), "QEMU keeps other writers out");
 
     // A process that ended between QEMU's answer and its note.
     let stage = |stage| Link { machine: "onhost-a-0".to_owned(), stage };
     on_host.store.set_link(&id, &stage(Stage::Attaching)).unwrap();
-    assert_eq!(seen(&on_host, &id).await, (here.clone(), false));
+    is_seen(&on_host, &id, here, false).await;
     on_host.store.set_link(&id, &stage(Stage::Attaching)).unwrap();
     on_host.attach_volume(&id, "onhost-a-0", &owner).await.unwrap();
 
     on_host.detach_volume(&id).await.unwrap();
     on_host.detach_volume(&id).await.unwrap();
-    assert_eq!(seen(&on_host, &id).await, (here, true));
+    is_seen(&on_host, &id, here, true).await;
     is_refused(on_host.attach_volume(&id, "onhost-a-0", &owner).await, "VolumeInUse");
     is_refused(on_host.delete_volume(&id).await, "VolumeInUse");
 
     drop(child);
-    assert_eq!(seen(&on_host, &id).await, (None, false));
+    is_seen(&on_host, &id, None, false).await;
     assert!(io(&on_host.store.disk(&id), "read -P 1 0 64k") && io(&on_host.store.disk(&id), "write -P 2 0 64k"));
     assert!(io(&on_host.store.snapshot_disk(&frozen), "read -P 1 0 64k"));
 }
@@ -154,8 +166,8 @@ async fn a_wish_that_never_reached_qemu_is_taken_back() {
     let (folder, alive) = machine(&on_host, "onhost-a-0");
     let child = paused(&folder, alive);
     on_host.store.set_link(&id, &Link { machine: "onhost-a-0".to_owned(), stage: Stage::Attaching }).unwrap();
-    assert_eq!(seen(&on_host, &id).await, (Some("onhost-a-0".to_owned()), true));
+    is_seen(&on_host, &id, Some("onhost-a-0"), true).await;
     on_host.detach_volume(&id).await.unwrap();
-    assert_eq!(seen(&on_host, &id).await, (None, false));
+    is_seen(&on_host, &id, None, false).await;
     drop(child);
 }
