@@ -37,6 +37,7 @@ mod lifecycle;
 mod limits;
 mod onhost;
 mod onhost_isolation;
+mod onhost_volumes;
 mod pool;
 mod rebuild;
 mod relaunch;

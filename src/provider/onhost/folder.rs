@@ -98,7 +98,7 @@ impl Folders {
         self.machines().join(provider_id)
     }
 
-    fn spent(&self, provider_id: &str) -> PathBuf {
+    pub(super) fn spent(&self, provider_id: &str) -> PathBuf {
         self.data.join("spent").join(provider_id)
     }
 
@@ -219,7 +219,7 @@ impl Folders {
     }
 
     /// Ages are counted from the newest, so that no clock is read.
-    fn forget_spent(&self, newest: &str) -> anyhow::Result<()> {
+    pub(super) fn forget_spent(&self, newest: &str) -> anyhow::Result<()> {
         let now = std::fs::metadata(self.spent(newest))?.modified()?;
         for entry in std::fs::read_dir(self.data.join("spent"))? {
             let entry = entry?;

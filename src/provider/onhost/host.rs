@@ -25,6 +25,12 @@ pub(super) fn free_bytes(folder: &Path) -> std::io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Bytes that a folder's file system has in all.
+pub(super) fn total_bytes(folder: &Path) -> std::io::Result<u64> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok(found.f_blocks.saturating_mul(found.f_frsize))
+}
+
 /// What this host can carry.
 pub(super) fn capacity() -> Budget {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

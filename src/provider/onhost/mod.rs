@@ -7,6 +7,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `launch`, `end` | the two ways through a machine's life, each repeatable at any line |
+//! | `volumes/` | disks that outlive machines, their copies and snapshots |
 //! | `folder`, `address`, `seed`, `image` | what is on disk |
 //! | `keeper/` | the process beside each VM: its lock, its console, and the filter between VM and network |
 //! | `qemu`, `passt`, `qmp`, `process` | the programs and how they are spoken to |
@@ -29,10 +30,12 @@ mod process;
 mod qemu;
 mod qmp;
 mod seed;
+mod volumes;
 
 pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 
+use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
@@ -47,12 +50,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use volumes::store::Store;
 
 /// The on-host provider.
 #[derive(Debug)]
 pub struct OnHost {
     config: OnHostConfig,
     folders: Folders,
+    store: Store,
     ports: Ports,
     closed: AtomicBool,
     accelerator: Arc<OnceCell<kvm::Choice>>,
@@ -68,18 +73,19 @@ impl OnHost {
     /// One sentence for the operator: the folder cannot be made, or the machines' addresses cannot be bound. A missing QEMU, image or
     /// passt is no error here: `check` and `launch` say it.
     pub async fn open(config: OnHostConfig) -> anyhow::Result<Self> {
-        let (folders, ports) = {
+        let (folders, store, ports) = {
             let (data, pool) = (config.data.clone(), config.addresses);
             blocking(move || {
                 let folders = Folders::open(&data)?;
+                let store = Store::open(&data, &folders)?;
                 let ports = Ports::find(&pool, &folders.taken()?).map_err(anyhow::Error::msg)?;
-                Ok((folders, ports))
+                Ok((folders, store, ports))
             })
             .await?
         };
         tracing::info!(ports = ports.explain(), "on-host provider");
         let closed = AtomicBool::new(config.network == VmNetwork::Closed);
-        let on_host = Self { config, folders, ports, closed, accelerator: Arc::default() };
+        let on_host = Self { config, folders, store, ports, closed, accelerator: Arc::default() };
         if let Ok(image) = on_host.open_image() {
             on_host.accelerator(&image, PROBE_PATIENCE).await?;
         }
@@ -189,11 +195,16 @@ impl Provider for OnHost {
     }
 
     async fn list_volumes(&self) -> Result<VolumeListing, ProviderError> {
-        Ok(VolumeListing { volumes: Vec::new(), complete: true })
+        volumes::list(self).await.map_err(|error| ProviderError::transient("reading the volumes' folder", error))
     }
 
-    async fn find_volume(&self, _provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
-        Ok(None)
+    async fn find_volume(&self, provider_id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
+        let found = volumes::find(self, provider_id).await;
+        found.map_err(|error| ProviderError::transient(format!("reading {provider_id}"), error))
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
     }
 
     async fn terminate(&self, provider_ids: &[String]) -> Result<(), ProviderError> {

@@ -106,7 +106,7 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     add("-object", "rng-random,id=random,filename=/dev/urandom".into());
     add("-device", "virtio-rng-pci,rng=random,addr=0x5".into());
     for port in 0..HOTPLUG_PORTS {
-        add("-device", format!("pcie-root-port,id=hotplug{port},chassis={},addr=0x{:x}", port + 1, 0x10 + port));
+        add("-device", format!("pcie-root-port,id={}{port},chassis={},addr=0x{:x}", qmp::PORT, port + 1, 0x10 + port));
     }
     line
 }
