@@ -46,6 +46,16 @@ pub(super) async fn flatten(from: &Path, to: &Path) -> anyhow::Result<()> {
     crate::provider::onhost::blocking(move || Ok(File::open(whole)?.sync_all()?)).await
 }
 
+/// Writes what a disk reads as in another format, without what is zero.
+///
+/// # Errors
+/// `qemu-img` failed, or took ten minutes; half a file may be there.
+pub(super) async fn convert(from: &Path, format: &str, to: &Path, wanted: &str) -> anyhow::Result<()> {
+    let (source, target) = (from.to_string_lossy(), to.to_string_lossy());
+    let arguments = ["convert", "-q", "-W", "-f", format, "-O", wanted, &source, &target];
+    process::run("qemu-img", &arguments, FLATTEN_DEADLINE).await.context("writing the disk in another format").map(drop)
+}
+
 /// The snapshot that a disk is backed by, by its header (docs/interop/qcow2.txt of QEMU).
 ///
 /// # Errors

@@ -6,10 +6,12 @@
 //! | `disk` | the qcow2 files, and what they are backed by |
 //! | `make`, `freeze` | volumes and snapshots come and go, repeatable at any line |
 //! | `plug` | on a machine and off it |
+//! | `carry` | in and out of this host, and what changed between two snapshots |
 //!
 //! What a guest wrote is never mounted, checked or probed on the host. Reads, writes: the data folder. Calls: `qemu-img`, QMP.
 //! Not here: which volume a job gets, and what is kept (`domain::plan::cache`).
 
+mod carry;
 mod disk;
 mod freeze;
 mod make;
@@ -99,7 +101,12 @@ pub(super) async fn list(on_host: &OnHost) -> anyhow::Result<VolumeListing> {
 }
 
 fn shown(snapshot: Snapshot) -> ProviderSnapshot {
-    ProviderSnapshot { provider_id: snapshot.provider_id, tags: snapshot.tags, state: SnapshotState::Completed }
+    ProviderSnapshot {
+        provider_id: snapshot.provider_id,
+        tags: snapshot.tags,
+        size_gib: snapshot.size_gib,
+        state: SnapshotState::Completed,
+    }
 }
 
 #[async_trait]
