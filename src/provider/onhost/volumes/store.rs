@@ -58,7 +58,7 @@ pub(super) struct Snapshot {
     pub(super) parent: Option<String>,
 }
 
-/// Where a volume is on its way on a machine, or from it.
+/// How far a volume is on its way to a machine, or from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Stage {
@@ -136,7 +136,7 @@ impl Store {
         self.snapshots().join(snapshot).join(DISK)
     }
 
-    /// The record of a volume, or of one that is gone.
+    /// The record of a volume, of any installation.
     pub(super) fn volume(&self, id: &str) -> anyhow::Result<Option<Volume>> {
         if is_name("vol", id) { read(&self.of_volume(id, VOLUME)) } else { Ok(None) }
     }
@@ -341,7 +341,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     }
 }
 
-/// Kept for what says that a call cannot succeed; everything else may be asked again.
+/// A call that cannot succeed; after every other error it may be repeated.
 pub(super) fn refused<T>(why: String) -> anyhow::Result<T> {
     Err(ProviderError::Invalid(why).into())
 }
