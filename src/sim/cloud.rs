@@ -52,7 +52,7 @@ impl Provider for Sim {
     }
 
     fn image(&self, _class: &ResourceClass) -> Option<String> {
-        Some("image-of-all".to_owned())
+        self.world().rules.image.clone()
     }
 
     fn capacity(&self) -> Budget {

@@ -87,6 +87,8 @@ pub struct Rules {
     pub snapshot_takes: Spread,
     /// What snapshots and copies cost.
     pub copies: Copies,
+    /// What machines are made of; none: unknown.
+    pub image: Option<String>,
     /// The engine of every machine.
     pub engine: Engine,
 }
@@ -134,6 +136,7 @@ impl Default for Rules {
             volumes_per_machine: 27,
             snapshot_takes: seconds(60, 600),
             copies: Copies::EachAfter(Duration::from_secs(3600)),
+            image: Some("image-of-all".to_owned()),
             engine: Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 28 },
         }
     }

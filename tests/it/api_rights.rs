@@ -25,6 +25,11 @@ const ROUTES: &[(&str, &str, [bool; 3])] = &[
     ("PUT", "/api/v1/vms/{id}/hold", [false, true, false]),
     ("DELETE", "/api/v1/vms/{id}/hold", [false, true, false]),
     ("GET", "/api/v1/vms/{id}/connection", [false, true, false]),
+    ("GET", "/api/v1/volumes", [false, true, true]),
+    ("GET", "/api/v1/volumes/{id}", [false, true, true]),
+    ("DELETE", "/api/v1/volumes/{id}", [false, true, false]),
+    ("PUT", "/api/v1/volumes/{id}/hold", [false, true, false]),
+    ("DELETE", "/api/v1/volumes/{id}/hold", [false, true, false]),
     ("GET", "/api/v1/events", [false, true, true]),
     ("GET", "/api/v1/settings", [false, true, true]),
     ("PUT", "/api/v1/settings", [false, true, false]),
@@ -146,9 +151,19 @@ fn the_document_has_every_route_with_the_schema_of_its_answers() {
         let target = document.pointer(name.trim_start_matches('#'));
         assert!(target.is_some(), "{name} is not in the document");
     }
-    for name in
-        ["TaskView", "VmView", "EventView", "Connection", "Settings", "Terminated", "HealthView", "StatusView", "FieldError"]
-    {
+    for name in [
+        "TaskView",
+        "TaskCache",
+        "VolumeView",
+        "VmView",
+        "EventView",
+        "Connection",
+        "Settings",
+        "Terminated",
+        "HealthView",
+        "StatusView",
+        "FieldError",
+    ] {
         assert!(!document["components"]["schemas"][name].is_null(), "{name}");
     }
     assert_eq!(document["security"], serde_json::json!([{ "bearer": [] }]));

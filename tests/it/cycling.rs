@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::preallocated::Pool;
 use vm_service::domain::task::Executor;
+use vm_service::sim::Rules;
 
 /// The default cron pattern's next time: four in the morning.
 const CYCLE: &str = "2026-09-22T04:00:00Z";
@@ -81,10 +82,10 @@ async fn a_class_that_changed_replaces_its_free_vms(pool: PgPool) {
     assert_eq!(bench.count("select count(*) from vms.launches where class_spec ->> 'memory_mib' = '2048'").await, 3);
 }
 
-/// Point 6: another image makes free VMs stale. The simulated cloud names none, so the rows say what they were made of.
+/// Point 6: another image makes free VMs stale. This cloud names none, so the rows say what they were made of.
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn vms_of_an_unknown_image_are_left_in_peace(pool: PgPool) {
-    let bench = Bench::new(pool).await;
+    let bench = Bench::with(pool, Rules { image: None, ..Rules::obliging() }).await;
     bench.set(|settings| settings.preallocated.machine = 2).await;
     bench.turn_until_states("available 2", 10).await;
     let old = machines(&bench);

@@ -82,38 +82,59 @@ fn killed_while_a_vm_boots() {
     assert!(service.stop(), "{}", service.log());
 }
 
-/// A VM that waits is given at once and replaced at once; a hold on it moves the end that the VM itself keeps; and the garbage
-/// collection, asked what it would do, finds nothing.
+/// A job's build, as a shell script: it says how long it took, and fails when a layer is not what it was before.
+const BUILD: &str = r#"set -e
+    mkdir -p ~/context && cd ~/context && cp /bin/busybox . 2>/dev/null || cp "$(command -v busybox)" .
+    printf 'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "sh", "-c", "/bin/busybox head -c 20000000 /dev/urandom > /work; /bin/busybox md5sum /work > /sum"]\n' >Dockerfile
+    DOCKER_BUILDKIT=1 sudo -E docker build --progress=plain -t built . >build.log 2>&1 || { cat build.log >&2; exit 1; }
+    echo cached $(grep -c CACHED build.log || true)
+    sudo docker run --rm built /bin/busybox cat /sum"#;
+
+/// Two VMs that wait: the first job builds an image, and leaves a container behind that would start again; the second job of the project
+/// finds every layer, and no container. A VM that waits is given at once and replaced at once; a hold on it moves the end that the VM
+/// itself keeps; and the garbage collection, asked what it would do, finds nothing.
 #[test]
-fn a_warm_vm_is_claimed_at_once_replaced_and_held() {
+fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
     let mut service = Service::start("warm");
     service.set(|settings| settings["preallocated"]["machine"] = 1.into());
     wait(&service, "a VM waits for jobs", |service| service.vm_states() == ["available"]);
-    let warm = service.json(&["vms", "list"])[0].clone();
-    let before: i64 = epoch(&warm["absolute_end_at"]);
+    let cached = |script: &str| {
+        let mut job = service.command(&["run", "--docker-layer-caching", "--project", "layers", "--", "sh", "-c", script]);
+        job.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let first = format!("{BUILD}\nsudo docker run -d --restart always --name left built /bin/busybox sleep 100000 >/dev/null");
+    let first = cached(&first).wait_with_output().unwrap();
+    let (built, err) = text(&first);
+    assert!(first.status.success() && built.starts_with("cached 0\n"), "{built}{err}\n{}", service.log());
 
+    wait(&service, "another VM waits for jobs", |service| service.vm_states().contains(&"available".to_owned()));
+    service.set(|settings| settings["preallocated"]["machine"] = 0.into());
+    wait(&service, "the volume is free", |service| service.json(&["volumes"])[0]["state"] == "available");
+    let warm = service.json(&["vms", "list", "--state", "available"])[0].clone();
+    let before: i64 = epoch(&warm["absolute_end_at"]);
     // The job sees its own VM's end move while it runs.
-    let script =
-        format!("until [ $(sudo cat /var/lib/vm-service/end-at) -gt {} ]; do sleep 0.2; done; echo moved", before + 86_400);
-    let job = service.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let script = format!(
+        "{BUILD}\nsudo docker ps -aq\nuntil [ $(sudo cat /var/lib/vm-service/end-at) -gt {} ]; do sleep 0.2; done; echo moved",
+        before + 86_400
+    );
+    let job = cached(&script);
     let id = warm["id"].as_str().unwrap();
     wait(&service, "the job has the VM", |service| service.json(&["vms", "show", id])["state"] == "assigned");
     let held = service.command(&["vms", "hold", id, "--reason", "a look", "--for", "3d"]).output().unwrap();
     assert!(held.status.success(), "{held:?}");
-    let (out, _) = text(&job.wait_with_output().unwrap());
-    assert_eq!(out, "moved\n", "{}", service.log());
+    let (out, err) = text(&job.wait_with_output().unwrap());
+    assert_eq!(out, built.replace("cached 0", "cached 2") + "moved\n", "{err}\n{}", service.log());
+    let volume = &service.json(&["volumes"])[0];
+    assert_eq!((&volume["project"]["jobs"], &volume["project"]["hits"]), (&2.into(), &1.into()), "{volume}");
 
-    wait(&service, "another VM waits for jobs", |service| service.vm_states().contains(&"available".to_owned()));
     assert_eq!(service.json(&["vms", "show", id])["state"], "assigned", "its job is over, and its hold is not");
     let data = service.data.to_str().unwrap().to_owned();
     let dry = service.command(&["gc", "--dry-run", "--data", &data]).output().unwrap();
     assert_eq!(text(&dry).0, "Nothing to do.\n", "{dry:?}");
-
-    service.set(|settings| settings["preallocated"]["machine"] = 0.into());
     assert!(service.command(&["vms", "unhold", id]).status().unwrap().success());
-    let spare = service.json(&["vms", "list", "--state", "available"])[0]["id"].as_str().unwrap().to_owned();
-    assert!(service.command(&["vms", "terminate", &spare]).status().unwrap().success());
     service.assert_nothing_left();
+    let volume = &service.json(&["volumes"])[0];
+    assert_eq!((&volume["state"], &volume["jobs"]), (&"available".into(), &2.into()), "{volume}");
     assert!(service.stop(), "{}", service.log());
 }
 

@@ -9,6 +9,7 @@ mod api_rights;
 mod api_sockets;
 mod api_support;
 mod api_tls;
+mod api_volumes;
 mod api_wait;
 mod bad_start;
 mod cache_rules;

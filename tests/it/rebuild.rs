@@ -256,7 +256,10 @@ async fn put_back(bench: &Bench) {
     let mut sql = "set session_replication_role = replica;".to_owned();
     for table in COPIED {
         let copy = table.replace('.', "_copy_");
-        sql += &format!("delete from {table}; insert into {table} select * from {copy};");
+        let sql_of = "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
+                      where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerated = ''";
+        let columns: String = sqlx::query_scalar(sql_of).bind(table).fetch_one(&bench.db.pool).await.unwrap();
+        sql += &format!("delete from {table}; insert into {table} ({columns}) select {columns} from {copy};");
     }
     sql += "delete from vms.orphans; delete from vms.losses; set session_replication_role = origin;";
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&bench.db.pool).await.unwrap();

@@ -85,8 +85,7 @@ async fn import(on_host: &OnHost, raw: &Path, spec: &SnapshotSpec, size_gib: u32
     let aside = store.data().join(format!("import-{id}.qcow2"));
     gone(std::fs::remove_file(&aside))?;
     disk::convert(raw, "raw", &aside, "qcow2").await?;
-    let snapshot =
-        Snapshot { provider_id: id.clone(), tags: spec.tags.clone(), volume: String::new(), size_gib, parent: None };
+    let snapshot = Snapshot { provider_id: id.clone(), tags: spec.tags.clone(), volume: String::new(), size_gib, parent: None };
     let _held = store.lock().await?;
     store.place_snapshot(&snapshot, |place| std::fs::rename(&aside, place))?;
     Ok(id)
