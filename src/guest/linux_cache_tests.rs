@@ -1,0 +1,3 @@
+//! What the cache's script does to a folder, and how its words are read.
+
+use super::*;
