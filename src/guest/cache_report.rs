@@ -117,7 +117,8 @@ pub(super) fn layers(sections: &[Section<'_>], used: &Used) -> (Vec<Layer>, Vec<
     let build = section(sections, "build").and_then(|text| serde_json::from_slice(text).ok()).unwrap_or(Value::Null);
     for record in array(&build["BuildCache"]).iter().take(MOST_LAYERS) {
         let (Some(id), Some(bytes)) = (record["ID"].as_str(), record["Size"].as_u64()) else { continue };
-        let readable = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte));
+        let readable =
+            (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte));
         // What an image shares is the image's.
         if !readable || record["Shared"].as_bool() != Some(false) || i64::try_from(bytes).is_err() {
             continue;
@@ -129,7 +130,8 @@ pub(super) fn layers(sections: &[Section<'_>], used: &Used) -> (Vec<Layer>, Vec<
         }
         all.insert(id, bytes);
     }
-    let of_job = all.iter().filter(|(id, _)| of_job.contains(*id)).map(|(id, bytes)| Layer { id: id.clone(), bytes: *bytes }).collect();
+    let of_job =
+        all.iter().filter(|(id, _)| of_job.contains(*id)).map(|(id, bytes)| Layer { id: id.clone(), bytes: *bytes }).collect();
     (all.into_iter().map(|(id, bytes)| Layer { id, bytes }).collect(), of_job)
 }
 
@@ -157,7 +159,8 @@ fn chains(diffs: &[&str]) -> Vec<String> {
 }
 
 fn is_digest(id: &str) -> bool {
-    id.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+    id.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 fn section<'a>(sections: &[Section<'a>], name: &str) -> Option<&'a [u8]> {
@@ -166,4 +169,93 @@ fn section<'a>(sections: &[Section<'a>], name: &str) -> Option<&'a [u8]> {
 
 fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn layer(id: String, bytes: u64) -> Layer {
+        Layer { id, bytes }
+    }
+
+    #[test]
+    fn images_that_were_made_or_run_are_used_and_others_are_not() {
+        let (a, b, c, d) = (digest('a'), digest('b'), digest('c'), digest('d'));
+        let said = format!(
+            "=== since\n1790000000\n=== images\n[{{\"Id\":\"{a}\",\"RepoTags\":[\"app:latest\"]}},\
+             {{\"Id\":\"{b}\",\"RepoTags\":null,\"RepoDigests\":[]}},{{\"Id\":\"{c}\",\"RepoTags\":[\"base:1\"]}},\
+             {{\"Id\":\"{d}\"}},{{\"Id\":\"sha256:; reboot\"}}]\n=== containers\n[{{\"ImageID\":\"{b}\"}}]\n=== events\n\
+             {{\"Type\":\"container\",\"Action\":\"create\",\"Actor\":{{\"ID\":\"1\",\"Attributes\":{{\"image\":\"app\"}}}}}}\n\
+             not json\n{{\"Type\":\"network\",\"Action\":\"create\",\"Actor\":{{\"ID\":\"base:1\"}}}}\n\
+             {{\"Type\":\"image\",\"Action\":\"tag\",\"Actor\":{{\"ID\":\"{}\"}}}}\n",
+            &d[..30]
+        );
+        let used = used(said.as_bytes());
+        assert_eq!(used.images(), [a.as_str(), b.as_str(), d.as_str()]);
+        assert_eq!(used.since, 1_790_000_000);
+        for nothing in ["", "=== since\n-1\n=== images\n{}\n", "=== images\n[1,[],\"x\"]\n=== events\n[]\n{}\n"] {
+            assert_eq!(super::used(nothing.as_bytes()), Used::default(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn layers_are_those_of_the_disk_and_used_ones_are_new_or_in_use() {
+        // Docker 20.10, `docker image inspect` and layerdb of an image of two layers.
+        let diffs = [
+            "sha256:a1cf22e7a83da8cd7ee87fb6a0cb3d2d33d42ff1be8a6c8e6ba7b5b5bbcd2d1c",
+            "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+        ];
+        let chain = &chains(&diffs)[1];
+        let (image, old, new) = (digest('a'), digest('b'), digest('c'));
+        let record = |id: &str, shared: bool, at: &str| {
+            format!(
+                "{{\"ID\":\"{id}\",\"Shared\":{shared},\"Size\":7,\"CreatedAt\":\"2026-01-01T00:00:00.5Z\",\"LastUsedAt\":{at}}}"
+            )
+        };
+        let said = format!(
+            "=== image {image}\n{{\"RootFS\":{{\"Layers\":[\"{}\",\"{}\"]}}}}\n=== image {old}\n{{\"RootFS\":{{\"Layers\":[\"{old}\"]}}}}\n\
+             === build\n{{\"BuildCache\":[{},{},{},{}]}}\n=== layers\n{chain} 10 0\n{old} 20 0\n{new} 30 1\n{new}x 1 1\n{old} -1 1\n",
+            diffs[0],
+            diffs[1],
+            record("fresh", false, "\"2026-09-22T00:00:00Z\""),
+            record("stale", false, "null"),
+            record("shared", true, "\"2026-09-22T00:00:00Z\""),
+            record("../x", false, "null"),
+        );
+        let used = Used { since: 1_790_000_000, images: [image].into() };
+        let (all, of_job) = layers(&sections(said.as_bytes()), &used);
+        let sort = |mut layers: Vec<Layer>| {
+            layers.sort();
+            layers
+        };
+        let fresh = layer("build:fresh".to_owned(), 7);
+        let mine = vec![fresh, layer(chain.clone(), 10), layer(new, 30)];
+        assert_eq!(of_job, sort(mine.clone()));
+        assert_eq!(all, sort([mine, vec![layer("build:stale".to_owned(), 7), layer(old, 20)]].concat()));
+    }
+
+    #[test]
+    fn in_containerds_store_what_a_manifest_names_is_used() {
+        let (manifest, blob, other) = (digest('a'), digest('b'), digest('c'));
+        let said = format!("=== layers\n{manifest} 1 0\n{blob} 2 0\n{other} 3 0\n=== reached\n{manifest}\n{blob}\nsha256:\n");
+        let (all, of_job) = layers(&sections(said.as_bytes()), &Used::default());
+        assert_eq!((all.len(), of_job), (3, vec![layer(manifest, 1), layer(blob, 2)]));
+    }
+
+    /// The first is the specification's rule, the second a store's own: seen in Docker 20.10's layerdb.
+    #[test]
+    fn a_chain_is_the_digest_of_the_chain_before_and_the_diff() {
+        assert_eq!(chains(&["sha256:aa"]), ["sha256:aa"]);
+        assert_eq!(chains(&[]), [""; 0]);
+        let diffs = [
+            "sha256:076a028e91b260d19bebfe0200367d1d997122c0e347378b352593119907ae0f",
+            "sha256:00f5765aae170567b1b80492c9e7728e96a2a336b33124592cf5965569fca979",
+        ];
+        assert_eq!(chains(&diffs)[1], "sha256:55ad0eb93c5c27a6b50e035409c26c19db74f0482284ef75bb5752d78999aedf");
+    }
 }
