@@ -708,6 +708,12 @@ unmount_cache() {
         printf 'unmounted used=0\n'
         return 0
     fi
+    # A try that failed may have left it mounted for the engine only.
+    case $newline$points in
+        *"$newline$cache$newline"*) ;;
+        *) mount -t ext4 -o noatime,noinit_itable,errors=remount-ro "/dev/$disk" "$cache" 2>/dev/null 9>&- ||
+            fail "the disk is mounted no more, and something holds it" ;;
+    esac
     store=classic
     if [ -d "$cache/containerd" ]; then store=containerd; fi
     if ask GET /_ping 10 >/dev/null 2>&1; then
