@@ -26,3 +26,10 @@ install_tree engine
 # The package's own stunnel units would start a second, unconfigured front.
 off stunnel4.service stunnel.target
 systemctl enable --quiet docker.socket docker.service containerd.service
+
+# VM_SERVICE_STORE=containerd: the layers are containerd's.
+if [[ ${VM_SERVICE_STORE:-} == containerd ]]; then sed -i 's/false/true/' /etc/docker/daemon.json; fi
+store=classic
+if grep -q '"containerd-snapshotter": *true' /etc/docker/daemon.json; then store=containerd; fi
+# What a layer cache has to fit: architecture, store, major version.
+dockerd --version | sed -n "s/^Docker version \([0-9]*\)\..*/$(uname -m) $store \1/p" >/etc/vm-service/engine

@@ -80,7 +80,7 @@ pub(super) fn authorise(public_keys: &[String]) -> Result<String, String> {
 }
 
 /// Appends `text` as one word of a POSIX shell, whatever is in it.
-fn quote(script: &mut String, text: &str) {
+pub(super) fn quote(script: &mut String, text: &str) {
     script.push('\'');
     script.push_str(&text.replace('\'', r"'\''"));
     script.push('\'');

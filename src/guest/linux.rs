@@ -5,7 +5,7 @@
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
 use super::cache::{CacheDisk, Mounted, Unmounted};
-use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, user_data};
+use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, linux_cache, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::lineage::Engine;
@@ -66,7 +66,7 @@ impl Guest for LinuxGuest {
         let waited = TimeDelta::from_std(started.elapsed()).unwrap_or_default();
         let personality = Personality { now: personality.now + waited, ..personality.clone() };
         let script = bundle::personalise(identity, &personality);
-        run(&session, bundle::AS_ROOT, script.expose(), until).await.map_err(|e| failed(e, deadline))?;
+        let said = run(&session, bundle::AS_ROOT, script.expose(), until).await.map_err(|e| failed(e, deadline))?;
         drop(session);
         let done = took("bundle_ms", connected);
 
@@ -91,7 +91,7 @@ impl Guest for LinuxGuest {
             }
         }
         info!(total_ms = millis(started.elapsed()), "personalised");
-        Ok(None)
+        Ok(engine_in(&said))
     }
 
     async fn authorise(
@@ -105,7 +105,7 @@ impl Guest for LinuxGuest {
         let script = bundle::authorise(public_keys).map_err(GuestError::Misbehaved)?;
         let act = async {
             let session = Session::connect_when_up(&target(ssh, &identity.host_public, &identity.login_private), until).await?;
-            run(&session, bundle::AS_USER, &script, until).await
+            run(&session, bundle::AS_USER, &script, until).await.map(drop)
         };
         act.await.map_err(|e| failed(e, deadline))
     }
@@ -120,23 +120,25 @@ impl Guest for LinuxGuest {
         let until = Instant::now() + deadline;
         let act = async {
             let session = Session::connect_when_up(&target(ssh, &identity.host_public, &identity.login_private), until).await?;
-            run(&session, bundle::AS_ROOT, &bundle::set_end(end_at), until).await
+            run(&session, bundle::AS_ROOT, &bundle::set_end(end_at), until).await.map(drop)
         };
         act.await.map_err(|e| failed(e, deadline))
     }
 
+    #[instrument(name = "guest.mount_cache", skip_all, fields(%ssh))]
     async fn mount_cache(
         &self,
-        _ssh: SocketAddr,
-        _identity: &Identity,
-        _disk: &CacheDisk,
-        _deadline: Duration,
+        ssh: SocketAddr,
+        identity: &Identity,
+        disk: &CacheDisk,
+        deadline: Duration,
     ) -> Result<Mounted, GuestError> {
-        todo!()
+        linux_cache::mount(ssh, identity, disk, deadline).await
     }
 
-    async fn unmount_cache(&self, _ssh: SocketAddr, _identity: &Identity, _deadline: Duration) -> Result<Unmounted, GuestError> {
-        todo!()
+    #[instrument(name = "guest.unmount_cache", skip_all, fields(%ssh))]
+    async fn unmount_cache(&self, ssh: SocketAddr, identity: &Identity, deadline: Duration) -> Result<Unmounted, GuestError> {
+        linux_cache::unmount(ssh, identity, deadline).await
     }
 }
 
@@ -196,8 +198,23 @@ async fn engine_in_trouble(session: &Session, at: SocketAddr, docker: &DockerIde
     }
 }
 
+/// The engine that the script names in its line `engine ARCHITECTURE STORE MAJOR`; none where there is none, or anything else is said.
+fn engine_in(said: &[u8]) -> Option<Engine> {
+    let text = std::str::from_utf8(said).ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("engine "));
+    let words: Vec<&str> = lines.next()?.split(' ').collect();
+    let [architecture, store, major] = words[..] else { return None };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let readable = (1..=20).contains(&architecture.len()) && architecture.bytes().all(plain) && lines.next().is_none();
+    let digits = (1..=4).contains(&major.len()) && major.bytes().all(|byte| byte.is_ascii_digit());
+    if !readable || !digits {
+        return None;
+    }
+    Some(Engine { architecture: architecture.to_owned(), store: store.parse().ok()?, major: major.parse().ok()? })
+}
+
 /// Why a step failed.
-enum Failed {
+pub(super) enum Failed {
     Ssh(SshError),
     /// How the command ended and what it said, printable.
     Command(String),
@@ -209,15 +226,28 @@ impl From<SshError> for Failed {
     }
 }
 
-async fn run(session: &Session, command: &str, script: &str, until: Instant) -> Result<(), Failed> {
-    let output = session.exec(command, script.as_bytes(), MOST_OUTPUT, until).await?;
+/// What the command said on its standard output.
+async fn run(session: &Session, command: &str, script: &str, until: Instant) -> Result<Vec<u8>, Failed> {
+    run_capped(session, command, script, MOST_OUTPUT, until).await
+}
+
+/// The same, when it may say more: `most` bytes.
+pub(super) async fn run_capped(
+    session: &Session,
+    command: &str,
+    script: &str,
+    most: usize,
+    until: Instant,
+) -> Result<Vec<u8>, Failed> {
+    let output = session.exec(command, script.as_bytes(), most, until).await?;
     match output.status {
-        ExitStatus::Code(0) => Ok(()),
+        ExitStatus::Code(0) => Ok(output.stdout),
         status => Err(Failed::Command(format!("{status}: {}", printable(&output.stderr)))),
     }
 }
 
-fn failed(why: impl Into<Failed>, deadline: Duration) -> GuestError {
+/// What the caller of a guest does next.
+pub(super) fn failed(why: impl Into<Failed>, deadline: Duration) -> GuestError {
     match why.into() {
         Failed::Ssh(SshError::NotReachable) => GuestError::NotReachable(deadline),
         Failed::Ssh(SshError::WrongHostKey) => GuestError::WrongHostKey,
@@ -227,7 +257,8 @@ fn failed(why: impl Into<Failed>, deadline: Duration) -> GuestError {
     }
 }
 
-fn target(addr: SocketAddr, host_key: &str, login: &Secret) -> Target {
+/// The login of a machine that has its identity, or the bootstrap's.
+pub(super) fn target(addr: SocketAddr, host_key: &str, login: &Secret) -> Target {
     Target { addr, user: USER.to_owned(), host_key: host_key.to_owned(), login: login.clone() }
 }
 
@@ -241,4 +272,33 @@ fn took(step: &'static str, since: Instant) -> Instant {
 
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lineage::Store;
+
+    #[test]
+    fn an_engine_is_read_only_as_the_script_writes_it() {
+        let engine = |store| Some(Engine { architecture: "x86_64".to_owned(), store, major: 20 });
+        assert_eq!(engine_in(b"engine x86_64 classic 20\n"), engine(Store::Classic));
+        assert_eq!(engine_in(b"other\nengine x86_64 containerd 20\n"), engine(Store::Containerd));
+        for unreadable in [
+            "",
+            "engine",
+            "engine x86_64 classic",
+            "engine x86_64 classic 20 1",
+            "engine x86_64 classic -20",
+            "engine x86_64 classic 20000",
+            "engine x86_64 zfs 20",
+            "engine x86/64 classic 20",
+            "engine  classic 20",
+            " engine x86_64 classic 20",
+            "engine x86_64 classic 20\nengine x86_64 classic 21",
+        ] {
+            assert_eq!(engine_in(unreadable.as_bytes()), None, "{unreadable}");
+        }
+        assert_eq!(engine_in(b"engine \xff classic 20\n"), None);
+    }
 }

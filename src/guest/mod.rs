@@ -9,11 +9,13 @@
 
 mod bundle;
 pub mod cache;
+mod cache_report;
 pub mod docker_tls;
 mod engine;
 mod first_boot;
 pub mod identity;
 pub mod linux;
+mod linux_cache;
 pub mod user_data;
 
 use crate::domain::identity::{Bootstrap, Identity};

@@ -143,6 +143,31 @@ set_root_certificates() {
     umask 077
 }
 
+# say_engine: `engine ARCHITECTURE STORE MAJOR`, as the image's build wrote it down; another image's engine is asked.
+say_engine() {
+    line=
+    { read -r line </etc/vm-service/engine; } 2>/dev/null || :
+    if [ -z "$line" ] && command -v dockerd >/dev/null; then
+        major=$(dockerd --version 2>/dev/null) || return 0
+        major=${major#Docker version }
+        major=${major%%.*}
+        json=
+        if [ -r /etc/docker/daemon.json ]; then
+            while read -r part || [ -n "$part" ]; do json="$json$part"; done </etc/docker/daemon.json
+        fi
+        store=classic
+        # The engine's own default since 29.
+        case $major in *[!0-9]*) ;; *) if [ "${major:-0}" -ge 29 ]; then store=containerd; fi ;; esac
+        case $json in *'"containerd-snapshotter"'*)
+            json=${json#*'"containerd-snapshotter"'}
+            case ${json%%[,\}]*} in *true*) store=containerd ;; *) store=classic ;; esac
+            ;;
+        esac
+        line="$(uname -m) $store $major"
+    fi
+    if [ -n "$line" ]; then echo "engine $line"; fi
+}
+
 # personalise [ROOT CERTIFICATE]…
 personalise() {
     trap '' HUP PIPE
@@ -159,4 +184,5 @@ personalise() {
     if [ -n "$environment" ] && command -v dockerd >/dev/null; then
         systemctl restart docker.service || fail "the engine does not start with these proxies"
     fi
+    say_engine
 }
