@@ -107,7 +107,7 @@ pub(super) fn layers(sections: &[Section<'_>], used: &Used) -> (Vec<Layer>, Vec<
         }
     }
     for (name, text) in sections {
-        let Some(id) = name.strip_prefix("image ").filter(|id| used.images.contains(*id)) else { continue };
+        let Some(_) = name.strip_prefix("image ").filter(|id| used.images.contains(*id)) else { continue };
         let Ok(image) = serde_json::from_slice::<Value>(text) else { continue };
         let diffs: Vec<&str> = array(&image["RootFS"]["Layers"]).iter().filter_map(Value::as_str).collect();
         of_job.extend(chains(&diffs));
