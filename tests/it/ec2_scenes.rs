@@ -9,7 +9,8 @@
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
 //! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
-//! | `volumes` | EBS volumes and snapshots |
+//! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `near` | the zone that a launch had better go to |
 //! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
 //! | `speed`, `cpu` | calls counted; processor time |
 
@@ -19,9 +20,11 @@ mod cpu;
 mod launches;
 mod looks;
 mod mistakes;
+mod near;
 mod notices;
 mod reserve;
 mod rights;
 mod scene;
+mod snapshots;
 mod speed;
 mod volumes;

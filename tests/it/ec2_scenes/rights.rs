@@ -12,8 +12,7 @@ use vm_service::provider::reserve::Reserve as _;
 use vm_service::provider::volumes::Volumes as _;
 
 /// What a feature allows and nothing calls so far: feature, action, why not.
-const NOT_YET: [(&str, &str, &str); 8] = [
-    ("volumes", "ec2:DeleteSnapshot", "generations are not trimmed yet"),
+const NOT_YET: [(&str, &str, &str); 7] = [
     ("seed", "ebs:CompleteSnapshot", "no volume is filled from outside yet"),
     ("seed", "ebs:GetSnapshotBlock", "no volume is filled from outside yet"),
     ("seed", "ebs:ListChangedBlocks", "no volume is filled from outside yet, and moto does not know it"),
@@ -106,7 +105,9 @@ async fn volumes(alone: &Alone) {
     let spec = crate::support::volume(&tags("p"), &alone.cloud.subnets()[0].zone, "volume");
     let volume = alone.ec2.create_volume(&spec).await.unwrap().provider_id;
     alone.ec2.attach_volume(&volume, &machine, &spec.tags.lineage).await.unwrap();
-    alone.ec2.snapshot_volume(&volume, &crate::support::snapshot(&spec.tags, "snapshot")).await.unwrap();
+    let snapshot = alone.ec2.snapshot_volume(&volume, &crate::support::snapshot(&spec.tags, "snapshot")).await.unwrap();
+    alone.ec2.list_snapshots().await.unwrap();
+    alone.ec2.delete_snapshot(&snapshot).await.unwrap();
     alone.ec2.detach_volume(&volume).await.unwrap();
     alone.ec2.delete_volume(&volume).await.unwrap();
 }
