@@ -10,11 +10,13 @@
 //! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `blocks` | an image is written as a snapshot, over EBS direct |
 //! | `near` | the zone that a launch had better go to |
 //! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
 //! | `speed`, `cpu` | calls counted; processor time |
 
 mod alone;
+mod blocks;
 mod capacity;
 mod cpu;
 mod launches;

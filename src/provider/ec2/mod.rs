@@ -10,6 +10,7 @@
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
 //! | `reserve` | instances that are stopped and started again |
 //! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `ebs` | snapshots block by block: an image is written as one, two are compared |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
 //! Reads, writes: the region's EC2. Calls: the AWS SDK, whose own retries are off. Runs: from `loops` and `admin`.
@@ -18,6 +19,7 @@ mod budget;
 mod candidates;
 mod check;
 mod connection;
+pub mod ebs;
 mod fleet;
 mod images;
 mod launch;
@@ -95,6 +97,11 @@ impl Ec2 {
     async fn client(&self) -> Client {
         let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region, &self.outbound)).await;
         self.connection().client(surroundings, &self.outbound).await
+    }
+
+    async fn ebs_client(&self) -> aws_sdk_ebs::Client {
+        let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region, &self.outbound)).await;
+        self.connection().ebs_client(surroundings, &self.outbound).await
     }
 }
 

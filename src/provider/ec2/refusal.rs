@@ -154,7 +154,9 @@ fn kind(code: &str) -> Kind {
         "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout" => Kind::Unclear,
         "ResourceNotFoundException" => Kind::NotFound,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
-        "ValidationException" | "ConflictException" | "VolumeInUse" | "DependencyViolation" | "AttachmentLimitExceeded" => Kind::Invalid,
+        "ValidationException" | "ConflictException" | "VolumeInUse" | "DependencyViolation" | "AttachmentLimitExceeded" => {
+            Kind::Invalid
+        }
         _ if ["Invalid", "Missing", "Malformed", "Idempotent", "Unknown", "Incorrect", "Operation"]
             .iter()
             .any(|start| code.starts_with(start)) =>

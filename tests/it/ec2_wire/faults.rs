@@ -30,6 +30,7 @@ pub(super) enum Kind {
     StuckAttach,
     StuckDetach,
     Pending(Duration),
+    Damage,
 }
 
 /// Which machines a fault is about; what is `None` does not matter.
@@ -141,6 +142,11 @@ impl Fault {
     /// The next snapshot is `pending` for so long on the cloud's clock.
     pub(crate) fn pending_for(time: Duration) -> Self {
         Self::new("CreateSnapshot", Kind::Pending(time))
+    }
+
+    /// The next block comes with a wrong byte, and the checksum of the right ones.
+    pub(crate) fn damaged_block() -> Self {
+        Self::new("GetSnapshotBlock", Kind::Damage)
     }
 
     /// In these words.

@@ -37,7 +37,11 @@ pub(super) struct State {
 #[derive(Clone, Default)]
 pub(super) struct Blocks {
     pub(super) complete: bool,
-    pub(super) written: BTreeSet<u32>,
+    /// Checksums by index.
+    pub(super) written: BTreeMap<u32, String>,
+    pub(super) volume_gib: u32,
+    /// Snapshots of one line can be compared.
+    pub(super) line: String,
 }
 
 /// The first call with a token.
