@@ -11,6 +11,7 @@
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes`, `snapshots` | EBS volumes and their snapshots |
 //! | `blocks` | an image is written as a snapshot, over EBS direct |
+//! | `seeds` | the commands that bring a generation in and compare two |
 //! | `near` | the zone that a launch had better go to |
 //! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
 //! | `speed`, `cpu` | calls counted; processor time |
@@ -27,6 +28,7 @@ mod notices;
 mod reserve;
 mod rights;
 mod scene;
+mod seeds;
 mod snapshots;
 mod speed;
 mod volumes;

@@ -18,19 +18,19 @@ use vm_service::provider::ec2::Ec2;
 use vm_service::provider::ec2::ebs::{BLOCK_BYTES, Progress};
 use vm_service::provider::volumes::{SnapshotState, VolumeSpec, Volumes as _};
 
-const BLOCK: u64 = BLOCK_BYTES as u64;
-const MIB: u64 = 1 << 20;
+pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A sparse image, and what is in it.
-struct Image {
-    path: PathBuf,
-    blocks: BTreeMap<u32, Vec<u8>>,
+pub(super) struct Image {
+    pub(super) path: PathBuf,
+    pub(super) blocks: BTreeMap<u32, Vec<u8>>,
     _folder: TempDir,
 }
 
 impl Image {
     /// Of so many bytes, with these blocks; each has other bytes than the others.
-    fn new(bytes: u64, filled: impl IntoIterator<Item = u32>) -> Self {
+    pub(super) fn new(bytes: u64, filled: impl IntoIterator<Item = u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.raw");
         File::create(&path).unwrap().set_len(bytes).unwrap();
@@ -41,7 +41,7 @@ impl Image {
         image
     }
 
-    fn fill(&mut self, index: u32, seed: u8) {
+    pub(super) fn fill(&mut self, index: u32, seed: u8) {
         let block: Vec<u8> = (0..249).cycle().take(BLOCK_BYTES).map(|at: u8| at ^ seed.wrapping_add(1)).collect();
         self.write(u64::from(index) * BLOCK, &block);
         self.blocks.insert(index, block);
@@ -176,7 +176,7 @@ async fn trouble_on_the_way_is_waited_for() {
     let image = Image::new(16 * MIB, 0..32);
     alone.cloud.inject(Fault::lose_answer("StartSnapshot"));
     alone.cloud.inject(Fault::slow("PutSnapshotBlock", Duration::from_millis(20)).times(10));
-    alone.cloud.inject(Fault::throttle("PutSnapshotBlock").times(18));
+    alone.cloud.inject(Fault::throttle("PutSnapshotBlock").times(9));
     alone.cloud.inject(Fault::internal_error("PutSnapshotBlock").times(3));
     alone.cloud.inject(Fault::refuse("PutSnapshotBlock", 503, "ServiceUnavailable").times(2));
     alone.cloud.inject(Fault::lose_answer("PutSnapshotBlock").times(3));
@@ -190,7 +190,7 @@ async fn trouble_on_the_way_is_waited_for() {
     alone.cloud.inject(Fault::internal_error("GetSnapshotBlock").times(2));
     same(&alone.read(&made).await, &image.blocks);
     let refused = alone.cloud.calls("PutSnapshotBlock").len();
-    assert_eq!(refused, 32 + 18 + 3 + 2 + 3 + 3);
+    assert_eq!(refused, 32 + 9 + 3 + 2 + 3 + 3);
 }
 
 /// A wrong byte is never taken for the block.
