@@ -2,6 +2,7 @@
 //!
 //! Reads, writes: Postgres, this host. Calls: `db`, `loops`, `provider`, `seal`. Runs: once, by hand or by an installer.
 
+pub mod cache;
 pub mod doctor;
 pub mod dry_run;
 #[cfg(feature = "ec2")]

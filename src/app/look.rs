@@ -8,6 +8,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::db::connect::Server;
 use crate::db::{Db, DbError};
 use crate::domain::ids::InstallationId;
+use crate::domain::secret::Secret;
 use crate::domain::settings::{ProviderChoice, Settings};
 use crate::provider::{Finding, Provider};
 use crate::{admin, loops};
@@ -17,21 +18,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use uuid::Uuid;
 
-const NO_INSTALLATION: &str =
+pub(super) const NO_INSTALLATION: &str =
     "the installation's id is not known: start the service once, or set VM_SERVICE_INSTALLATION to a UUID of your own";
 
 /// What a service on this machine would go by now.
-struct InForce {
-    settings: Settings,
+pub(super) struct InForce {
+    pub(super) settings: Settings,
     /// None before the service has run for the first time, unless it is configured.
-    installation: Option<InstallationId>,
+    pub(super) installation: Option<InstallationId>,
     /// Where the settings come from, or why the saved ones could not be read.
     finding: Finding,
 }
 
 impl InForce {
     /// Reads the settings that are saved, else those of the configuration.
-    async fn read(data: &Path, config: Option<&Config>) -> Self {
+    pub(super) async fn read(data: &Path, config: Option<&Config>) -> Self {
         let seed = config.and_then(|config| config.settings_seed.clone());
         let configured = config.and_then(|config| config.installation);
         let found = match (config.and_then(server), Embedded::address_in(data)) {
@@ -68,11 +69,14 @@ impl InForce {
             config.map(|config| config.outbound.clone()).unwrap_or_default(),
         );
         let provider = open(&self.settings).context("this build has no EC2 provider: use one with the feature ec2")?;
-        // Without the keys the provider says what is missing.
-        let sealer = config.and_then(|config| up::read_sealer(data, config).ok());
-        let secret = sealer.and_then(|sealer| loops::settings::access_secret(&sealer, &self.settings));
-        provider.configure(&self.settings, secret.as_ref());
+        provider.configure(&self.settings, self.access_secret(data, config).as_ref());
         Ok(provider)
+    }
+
+    /// The secret half of the settings' access key; without the keys the provider says what is missing.
+    pub(super) fn access_secret(&self, data: &Path, config: Option<&Config>) -> Option<Secret> {
+        let sealer = config.and_then(|config| up::read_sealer(data, config).ok())?;
+        loops::settings::access_secret(&sealer, &self.settings)
     }
 }
 
@@ -92,7 +96,7 @@ async fn saved(server: &Server) -> Result<Saved, DbError> {
     Ok((newest, db.find_installation().await?))
 }
 
-fn folder(data: Option<PathBuf>) -> PathBuf {
+pub(super) fn folder(data: Option<PathBuf>) -> PathBuf {
     data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()))
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Reads: arguments, `config`. Calls: everything. Not here: what any of it does.
 
+#[cfg(feature = "ec2")]
+mod cache;
 mod clouds;
 mod embedded;
 mod look;
@@ -50,6 +52,10 @@ enum Command {
     /// Prints the least that AWS must allow this installation: an IAM policy.
     #[cfg(feature = "ec2")]
     IamPolicy(IamPolicyArguments),
+    /// Compares generations of the Docker layer cache, and brings one in.
+    #[cfg(feature = "ec2")]
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -164,6 +170,11 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "ec2")]
+        Command::Cache(command) => {
+            log();
+            cache::run(command, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
+        }
         Command::Up(up) => {
             log();
             up::up(up, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)

@@ -264,7 +264,7 @@ async fn a_dry_run_that_was_none_is_undone() {
 }
 
 /// The binary, with these settings as its seed.
-fn run(arguments: &[&str], settings: &Settings, change: impl FnOnce(&mut Command)) -> Output {
+pub(crate) fn run(arguments: &[&str], settings: &Settings, change: impl FnOnce(&mut Command)) -> Output {
     let folder = data_folder("doctor-seed");
     let mut command = Command::new(BINARY);
     command.args(arguments).arg("--data").arg(&folder);
@@ -274,7 +274,7 @@ fn run(arguments: &[&str], settings: &Settings, change: impl FnOnce(&mut Command
     command.output().unwrap()
 }
 
-fn with_key(command: &mut Command) {
+pub(crate) fn with_key(command: &mut Command) {
     command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
 }
 

@@ -9,19 +9,26 @@
 //! | `mistakes` | what operators get wrong: one sentence, and no loop that spends money |
 //! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
-//! | `volumes` | EBS volumes and snapshots |
+//! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `blocks` | an image is written as a snapshot, over EBS direct |
+//! | `seeds` | the commands that bring a generation in and compare two |
+//! | `near` | the zone that a launch had better go to |
 //! | `alone`, `looks`, `rights` | the provider without loops: shared looks; what it must be allowed, and no more |
 //! | `speed`, `cpu` | calls counted; processor time |
 
 mod alone;
+mod blocks;
 mod capacity;
 mod cpu;
 mod launches;
 mod looks;
 mod mistakes;
+mod near;
 mod notices;
 mod reserve;
 mod rights;
 mod scene;
+mod seeds;
+mod snapshots;
 mod speed;
 mod volumes;

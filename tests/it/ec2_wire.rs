@@ -10,7 +10,7 @@
 //! | `model`, `shapes` | AWS's own service model |
 //! | `policy` | the request policy of our provider |
 //! | `faults`, `budgets`, `rules`, `clock` | what goes wrong on purpose; call budgets; what tests may change |
-//! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `notices`, `ebs`, `state` | the rules that moto does not keep |
+//! | `ec2`, `launch`, `tokens`, `machines`, `volumes`, `lists`, `notices`, `ebs`, `ebs_lists`, `state` | the rules that moto does not keep |
 //! | `params`, `answer`, `xml`, `upstream`, `truth`, `journal` | the form of requests and answers; moto's; what is noted |
 //! | `backing` | what stands behind the instances, where something does |
 //! | `held` | machines in moto's place, where hundreds are counted |
@@ -25,6 +25,7 @@ mod budgets_tests;
 mod clients;
 mod clock;
 mod ebs;
+mod ebs_lists;
 mod ebs_tests;
 mod ec2;
 pub(crate) mod faults;

@@ -24,6 +24,8 @@ pub(super) struct Budget {
     pub(super) terminate: Bucket,
     /// Volumes and snapshots.
     pub(super) change: Bucket,
+    /// EBS direct: half of the account's 1000 a second, and 250 MiB of them.
+    pub(super) blocks: Bucket,
 }
 
 /// One token bucket.
@@ -37,12 +39,14 @@ pub(super) struct Bucket {
 #[derive(Debug, Default)]
 struct Rest {
     times: u32,
+    /// When the last refusal was heard: what is heard later about calls that were made before says nothing new.
+    since: Option<Instant>,
     until: Option<Instant>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { read: Bucket::of(100, 20), terminate: Bucket::of(100, 5), change: Bucket::of(50, 5) }
+        Self { read: Bucket::of(100, 20), terminate: Bucket::of(100, 5), change: Bucket::of(50, 5), blocks: Bucket::of(100, 500) }
     }
 }
 
@@ -59,14 +63,15 @@ impl Bucket {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
         R: std::fmt::Debug + Send + Sync + 'static,
     {
-        if !self.take_at(Instant::now()) {
+        let asked_at = Instant::now();
+        if !self.take_at(asked_at) {
             let message = "this process asks EC2 as fast as it may";
             return Err(Refusal { kind: Kind::Throttled, code: String::new(), message: message.to_owned() });
         }
         let answer = call.await.map_err(Refusal::of);
         match &answer {
-            Err(Refusal { kind: Kind::Throttled, .. }) => self.throttled_at(Instant::now()),
-            _ => *self.rest() = Rest::default(),
+            Err(Refusal { kind: Kind::Throttled, .. }) => self.throttled_at(asked_at, Instant::now()),
+            _ => self.answered(asked_at),
         }
         answer
     }
@@ -82,10 +87,21 @@ impl Bucket {
         self.limiter.check().is_ok()
     }
 
-    fn throttled_at(&self, now: Instant) {
+    fn throttled_at(&self, asked_at: Instant, now: Instant) {
         let mut rest = self.rest();
+        if rest.since.is_some_and(|since| asked_at < since) {
+            return;
+        }
+        rest.since = Some(now);
         rest.until = Some(now + REST * 2_u32.pow(rest.times.min(LONGEST)));
         rest.times += 1;
+    }
+
+    fn answered(&self, asked_at: Instant) {
+        let mut rest = self.rest();
+        if rest.since.is_none_or(|since| asked_at >= since) {
+            *rest = Rest::default();
+        }
     }
 
     fn rest(&self) -> MutexGuard<'_, Rest> {
@@ -102,13 +118,27 @@ mod tests {
         let (bucket, now) = (Bucket::of(100, 20), Instant::now());
         let may = |after: Duration| bucket.take_at(now + after);
         assert!(may(Duration::ZERO) && may(Duration::ZERO));
-        bucket.throttled_at(now);
+        bucket.throttled_at(now, now);
         assert!(!may(REST / 2));
         assert!(may(REST) && !may(REST), "one tries");
-        bucket.throttled_at(now + REST);
+        bucket.throttled_at(now + REST, now + REST);
         assert!(!may(REST * 2) && may(REST * 3), "longer each time");
         *bucket.rest() = Rest::default();
         assert!(may(REST * 3) && may(REST * 3));
+    }
+
+    #[test]
+    fn many_calls_that_are_throttled_at_once_are_one_refusal() {
+        let (bucket, now) = (Bucket::of(100, 20), Instant::now());
+        let heard = now + REST / 10;
+        for _ in 0..16 {
+            bucket.throttled_at(now, heard);
+        }
+        bucket.answered(now);
+        assert!(!bucket.take_at(heard + REST / 2), "an answer to an earlier call ends no rest");
+        assert!(bucket.take_at(heard + REST));
+        bucket.answered(heard + REST);
+        assert!(bucket.take_at(heard + REST) && bucket.take_at(heard + REST), "the one that tried was answered");
     }
 
     #[test]

@@ -71,6 +71,16 @@ pub(super) fn all(settings: &Ec2Settings, class: &Ec2Class) -> Vec<Candidate> {
     all
 }
 
+/// Puts the subnets of `near` before the others of the same market and type, each in the operator's order.
+///
+/// A zone is a preference among equals: what the operator said of markets and types is about the price and the speed of every job, and
+/// comes first. A near zone saves one job the copy of a cache volume, which a snapshot can give it in any zone.
+pub(super) fn prefer(all: &mut [Candidate], near: &str, zones: &BTreeMap<String, String>) {
+    for equals in all.chunk_by_mut(|one, next| (one.spot, &one.instance_type) == (next.spot, &next.instance_type)) {
+        equals.sort_by_key(|candidate| zones.get(&candidate.subnet).is_none_or(|zone| zone != near));
+    }
+}
+
 /// Whether the class leaves a choice of types: then AWS chooses (`fleet`).
 pub(super) fn has_choice(settings: &Ec2Settings, class: &Ec2Class) -> bool {
     let types = types(settings, class);
@@ -157,6 +167,27 @@ mod tests {
             "c6i.large b",
         ];
         assert_eq!(named(&all(&settings(), &class)), expected);
+    }
+
+    #[test]
+    fn a_near_zone_comes_first_among_equals() {
+        let subnets = ["a", "b1", "c", "b2"].map(str::to_owned).to_vec();
+        let settings = Ec2Settings { subnets, ..Ec2Settings::default() };
+        let zones = [("a", "za"), ("b1", "zb"), ("b2", "zb")].map(|(subnet, zone)| (subnet.to_owned(), zone.to_owned())).into();
+        let class = Ec2Class {
+            instance_types: vec!["c5.large".to_owned(), "c6i.large".to_owned()],
+            market: Market::SpotThenOnDemand,
+            ..Ec2Class::default()
+        };
+        let mut all = all(&settings, &class);
+        let before = all.clone();
+        prefer(&mut all, "zb", &zones);
+        let of = |name: &str, market: &str| ["b1", "b2", "a", "c"].map(|subnet| format!("{name} {subnet}{market}"));
+        let expected = [of("c5.large", " spot"), of("c6i.large", " spot"), of("c5.large", ""), of("c6i.large", "")].concat();
+        assert_eq!(named(&all), expected);
+        all.sort_by_key(|it| before.iter().position(|other| other == it));
+        prefer(&mut all, "elsewhere", &zones);
+        assert_eq!(all, before);
     }
 
     #[test]

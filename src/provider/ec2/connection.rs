@@ -17,6 +17,8 @@ use tokio::sync::OnceCell;
 
 /// A call of the contract returns within 7 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// A block of 512 KiB may take so long on a slow line; nobody but an operator waits for it.
+const BLOCK_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// The settings of one region, and the client that they make.
@@ -24,11 +26,12 @@ pub(super) struct Connection {
     pub(super) settings: Ec2Settings,
     secret: Option<Secret>,
     client: OnceCell<Client>,
+    ebs: OnceCell<aws_sdk_ebs::Client>,
 }
 
 impl Connection {
     pub(super) fn new(settings: Ec2Settings, secret: Option<Secret>) -> Self {
-        Self { settings, secret, client: OnceCell::new() }
+        Self { settings, secret, client: OnceCell::new(), ebs: OnceCell::new() }
     }
 
     /// Whether these settings make the same connection.
@@ -46,17 +49,41 @@ impl Connection {
         self.client.get_or_init(async || self.connect(base, outbound)).await.clone()
     }
 
+    /// The client of EBS direct.
+    pub(super) async fn ebs_client(&self, base: &SdkConfig, outbound: &Outbound) -> aws_sdk_ebs::Client {
+        self.ebs.get_or_init(async || self.connect_ebs(base, outbound)).await.clone()
+    }
+
+    fn connect_ebs(&self, base: &SdkConfig, outbound: &Outbound) -> aws_sdk_ebs::Client {
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).operation_timeout(BLOCK_WITHIN).build();
+        let mut config = aws_sdk_ebs::config::Builder::from(base).timeout_config(timeouts);
+        // An address of Amazon's own, such as that of a VPC endpoint, is of EC2 alone; an emulator answers for both.
+        if let Some(endpoint) = self.settings.endpoint.as_ref().filter(|endpoint| !endpoint.contains(".amazonaws.com")) {
+            config = config.endpoint_url(endpoint).http_client(http_client(outbound, endpoint));
+        }
+        if let Some(credentials) = self.access_key() {
+            config = config.credentials_provider(credentials);
+        }
+        aws_sdk_ebs::Client::from_conf(config.build())
+    }
+
     fn connect(&self, base: &SdkConfig, outbound: &Outbound) -> Client {
         let mut config = aws_sdk_ec2::config::Builder::from(base);
         if let Some(endpoint) = &self.settings.endpoint {
             config = config.endpoint_url(endpoint).http_client(http_client(outbound, endpoint));
         }
-        if let Authentication::AccessKey(key) = &self.settings.authentication {
-            // Without its secret half AWS refuses the key, and says so: never signed in as the machine instead.
-            let secret = self.secret.as_ref().map_or("", Secret::expose);
-            config = config.credentials_provider(Credentials::new(&key.id, secret, None, None, "settings"));
+        if let Some(credentials) = self.access_key() {
+            config = config.credentials_provider(credentials);
         }
         Client::from_conf(config.build())
+    }
+
+    /// The access key of the settings, if they name one.
+    fn access_key(&self) -> Option<Credentials> {
+        let Authentication::AccessKey(key) = &self.settings.authentication else { return None };
+        // Without its secret half AWS refuses the key, and says so: never signed in as the machine instead.
+        let secret = self.secret.as_ref().map_or("", Secret::expose);
+        Some(Credentials::new(&key.id, secret, None, None, "settings"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! One CreateFleet where a class allows several instance types: AWS looks for room in all of them and in all subnets at once, on demand in
-//! the operator's order, on the spot market where interruptions are fewest and in that order otherwise.
+//! the operator's order, on the spot market where interruptions are fewest and in that order otherwise. Subnets of a near zone have the
+//! better priorities of their type; on the spot market that is AWS's best effort.
 //!
 //! The fleet is *instant*: it launches once and is nothing afterwards. What is the same in every launch stands in a launch template, one for
 //! each combination of disk, network and profile, named by its content and made once; what differs is in the call: user data, tags, image,

@@ -24,8 +24,8 @@ use std::time::Instant;
 pub(super) const HOP_LIMIT: i32 = 1;
 
 impl Ec2 {
-    /// What the next attempt of this class asks for.
-    pub(super) async fn parameters(&self, class: &ResourceClass) -> Result<Parameters, ProviderError> {
+    /// What the next attempt of this class asks for; subnets of the zone `near` are better than others of the same type and market.
+    pub(super) async fn parameters(&self, class: &ResourceClass, near: Option<&str>) -> Result<Parameters, ProviderError> {
         let connection = self.connection();
         let settings = &connection.settings;
         let missing = |what: &str| ProviderError::Invalid(format!("{what} is not set: set it in the settings"));
@@ -33,7 +33,10 @@ impl Ec2 {
         if settings.subnets.is_empty() {
             return Err(missing("ec2.subnets"));
         }
-        let all = candidates::all(settings, &class.ec2);
+        let mut all = candidates::all(settings, &class.ec2);
+        if let Some(near) = near.filter(|_| settings.subnets.len() > 1) {
+            candidates::prefer(&mut all, near, &self.zones_of(&settings.subnets).await);
+        }
         let first = self.memory.first(&all, Instant::now()).map_err(ProviderError::NoCapacity)?;
         let image = self.find_image(class).await?;
         let mut parameters = parameters(settings, &security_group, class, first, image);

@@ -4,12 +4,13 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `connection` | who we are and where EC2 is |
-//! | `candidates`, `images`, `launch`, `fleet` | from a resource class to one RunInstances, or CreateFleet, that says everything |
+//! | `candidates`, `images`, `zones`, `launch`, `fleet` | from a resource class to one RunInstances, or CreateFleet, that says everything |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
 //! | `notices` | what AWS announces about them |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
 //! | `reserve` | instances that are stopped and started again |
-//! | `volumes` | EBS volumes and their snapshots |
+//! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `ebs` | snapshots block by block: an image is written as one, two are compared |
 //! | `budget`, `refusal` | how fast calls may be made, and what an error means |
 //!
 //! Reads, writes: the region's EC2. Calls: the AWS SDK, whose own retries are off. Runs: from `loops` and `admin`.
@@ -18,6 +19,7 @@ mod budget;
 mod candidates;
 mod check;
 mod connection;
+pub mod ebs;
 mod fleet;
 mod images;
 mod launch;
@@ -26,8 +28,10 @@ mod notices;
 pub mod policy;
 mod refusal;
 mod reserve;
+mod snapshots;
 mod tags;
 mod volumes;
+mod zones;
 
 use super::reserve::Reserve;
 use super::volumes::Volumes;
@@ -59,6 +63,7 @@ pub struct Ec2 {
     classes: RwLock<Arc<BTreeMap<String, ResourceClass>>>,
     memory: candidates::Memory,
     images: images::Images,
+    zones: zones::Zones,
     templates: fleet::Templates,
     budget: budget::Budget,
 }
@@ -75,6 +80,7 @@ impl Ec2 {
             classes: RwLock::default(),
             memory: candidates::Memory::default(),
             images: images::Images::default(),
+            zones: zones::Zones::default(),
             templates: fleet::Templates::default(),
             budget: budget::Budget::default(),
         }
@@ -91,6 +97,11 @@ impl Ec2 {
     async fn client(&self) -> Client {
         let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region, &self.outbound)).await;
         self.connection().client(surroundings, &self.outbound).await
+    }
+
+    async fn ebs_client(&self) -> aws_sdk_ebs::Client {
+        let surroundings = self.surroundings.get_or_init(|| connection::surroundings(&self.region, &self.outbound)).await;
+        self.connection().ebs_client(surroundings, &self.outbound).await
     }
 }
 
@@ -155,8 +166,8 @@ impl Provider for Ec2 {
         *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
     }
 
-    async fn choose(&self, class: &ResourceClass, _near: Option<&str>) -> Result<String, ProviderError> {
-        let parameters = self.parameters(class).await?;
+    async fn choose(&self, class: &ResourceClass, near: Option<&str>) -> Result<String, ProviderError> {
+        let parameters = self.parameters(class, near).await?;
         serde_json::to_string(&parameters).map_err(|error| ProviderError::transient("writing a candidate", error))
     }
 

@@ -1,6 +1,7 @@
 //! What AWS says when it does not do what was asked, by what is done next.
 //!
-//! Codes: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>.
+//! Codes: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>; those of EBS direct end with `Exception`:
+//! <https://docs.aws.amazon.com/ebs/latest/APIReference/CommonErrors.html>.
 
 use crate::provider::ProviderError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
@@ -93,18 +94,18 @@ fn mend(code: &str, message: &str) -> String {
     // AWS ends some of its sentences, and some not.
     let message = &if message.ends_with('.') { message.to_owned() } else { format!("{message}.") };
     match code {
-        "UnauthorizedOperation" => {
+        "UnauthorizedOperation" | "AccessDeniedException" => {
             // "…You are not authorized to perform this operation. … Encoded authorization failure message: <4 KiB>"
             let sentence = message.split("Encoded authorization").next().unwrap_or(message).trim();
             format!("{sentence} Give the role or user what `vm-service iam-policy` prints.")
         }
-        "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" => {
+        "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException" => {
             format!(
                 "{message} Check the access key and its secret half in the settings, this machine's clock, whether ec2.endpoint, if set, \
                  is in ec2.region, and whether the account has the region enabled."
             )
         }
-        "ExpiredToken" | "RequestExpired" => {
+        "ExpiredToken" | "RequestExpired" | "ExpiredTokenException" => {
             format!("{message} The credentials are out of date, or this machine's clock is wrong: get fresh ones, or set it right.")
         }
         "OptInRequired" => format!("{message} Enable the region in the account, or set another as ec2.region."),
@@ -127,8 +128,15 @@ fn kind(code: &str) -> Kind {
         | "VcpuLimitExceeded"
         | "MaxSpotInstanceCountExceeded"
         | "VolumeLimitExceeded"
-        | "MaxIOPSLimitExceeded" => Kind::Quota,
-        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "SlowDown" | "RequestThrottled" => Kind::Throttled,
+        | "MaxIOPSLimitExceeded"
+        | "ServiceQuotaExceededException" => Kind::Quota,
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "SlowDown"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "ConcurrentLimitExceededException" => Kind::Throttled,
         "UnauthorizedOperation"
         | "AuthFailure"
         | "InvalidClientTokenId"
@@ -138,11 +146,17 @@ fn kind(code: &str) -> Kind {
         | "OptInRequired"
         | "PendingVerification"
         | "Blocked"
-        | "AccessDenied" => Kind::Denied,
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "ExpiredTokenException"
+        | "UnrecognizedClientException" => Kind::Denied,
         "IdempotentInstanceTerminated" => Kind::Ended,
         "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout" => Kind::Unclear,
+        "ResourceNotFoundException" => Kind::NotFound,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
-        "VolumeInUse" | "DependencyViolation" | "AttachmentLimitExceeded" => Kind::Invalid,
+        "ValidationException" | "ConflictException" | "VolumeInUse" | "DependencyViolation" | "AttachmentLimitExceeded" => {
+            Kind::Invalid
+        }
         _ if ["Invalid", "Missing", "Malformed", "Idempotent", "Unknown", "Incorrect", "Operation"]
             .iter()
             .any(|start| code.starts_with(start)) =>
@@ -170,6 +184,11 @@ mod tests {
             ("IdempotentInstanceTerminated", Kind::Ended),
             ("InternalError", Kind::Unclear),
             ("VolumeInUse", Kind::Invalid),
+            ("RequestThrottledException", Kind::Throttled),
+            ("AccessDeniedException", Kind::Denied),
+            ("ResourceNotFoundException", Kind::NotFound),
+            ("ValidationException", Kind::Invalid),
+            ("InternalServerException", Kind::Unclear),
             ("SomethingNew", Kind::Unclear),
         ] {
             assert_eq!(kind(code), expected, "{code}");

@@ -40,6 +40,20 @@ impl Ec2 {
         Ok(VolumeListing { volumes, complete: true })
     }
 
+    /// One volume that is to be attached; a stranger's is refused.
+    async fn whereabouts(&self, id: &str) -> Result<Whereabouts, ProviderError> {
+        let call = self.client().await.describe_volumes().volume_ids(id);
+        let answer = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.into_error("attaching a volume"))?;
+        let ours = |it: &&Volume| shown(it).is_some_and(|volume| volume.tags.installation == self.installation);
+        let found = answer.volumes().iter().find(ours);
+        let lineage = found.and_then(|it| tags::read_volume(it.tags())).map(|tags| tags.lineage);
+        let Some((volume, lineage)) = found.zip(lineage) else {
+            return Err(ProviderError::Invalid(format!("attaching a volume: {id} is no cache volume of this installation")));
+        };
+        let held = |it: &VolumeAttachment| Some((it.instance_id()?.to_owned(), it.state()?.clone()));
+        Ok(Whereabouts { lineage, on: volume.attachments().iter().find_map(held) })
+    }
+
     /// One volume, asked for by its id.
     pub(super) async fn find_cache_volume(&self, id: &str) -> Result<Option<ProviderVolume>, ProviderError> {
         let call = self.client().await.describe_volumes().volume_ids(id);
@@ -63,6 +77,9 @@ impl Volumes for Ec2 {
     }
 
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<ProviderVolume, ProviderError> {
+        if let Some(snapshot) = &spec.snapshot {
+            self.check_copy(snapshot, &spec.tags.lineage).await?;
+        }
         let call = self
             .client()
             .await
@@ -79,24 +96,29 @@ impl Volumes for Ec2 {
         Ok(ProviderVolume { provider_id, tags: spec.tags.clone(), zone: spec.zone.clone(), machine: None, moving: false })
     }
 
-    async fn attach_volume(&self, volume: &str, machine: &str, _owner: &Lineage) -> Result<(), ProviderError> {
+    /// One look first: whose it is, and whether an earlier call, whose answer was lost, has put it there already.
+    async fn attach_volume(&self, volume: &str, machine: &str, owner: &Lineage) -> Result<(), ProviderError> {
+        let seen = self.whereabouts(volume).await?;
+        let of = &seen.lineage;
+        if (&of.project_id, of.trust) != (&owner.project_id, owner.trust) {
+            return refused(&format!(
+                "{volume} belongs to {} project {} and {machine} works for {} project {}",
+                of.trust, of.project_id, owner.trust, owner.project_id
+            ));
+        }
+        if seen.on.is_some() {
+            return seen.expect_on(volume, machine);
+        }
         let call = self.client().await.attach_volume().volume_id(volume).instance_id(machine).device(DEVICE);
-        let Err(refusal) = self.budget.change.call(call.send()).await else { return Ok(()) };
-        if refusal.code != "VolumeInUse" {
-            return Err(refusal.into_error("attaching a volume"));
+        match self.budget.change.call(call.send()).await {
+            Ok(_) => Ok(()),
+            // Somebody was faster.
+            Err(refusal) if refusal.code == "VolumeInUse" => match self.whereabouts(volume).await? {
+                seen if seen.on.is_some() => seen.expect_on(volume, machine),
+                _ => Err(refusal.into_error("attaching a volume")),
+            },
+            Err(refusal) => Err(refusal.into_error("attaching a volume")),
         }
-        let found = self.find_cache_volume(volume).await?;
-        let Some((holder, moving)) = found.and_then(|it| Some((it.machine?, it.moving))) else {
-            return Err(refusal.into_error("attaching a volume"));
-        };
-        // The answer to an earlier call may have been lost.
-        if holder == machine {
-            return Ok(());
-        }
-        let whereabouts = if moving { "on its way to or from" } else { "on" };
-        Err(ProviderError::Invalid(format!(
-            "attaching a volume: {volume} is {whereabouts} {holder}: detach it there, or go on with a copy or without it"
-        )))
     }
 
     async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
@@ -117,35 +139,48 @@ impl Volumes for Ec2 {
         }
     }
 
-    /// CreateSnapshot takes no token: the token is a tag, and looked for first.
     async fn snapshot_volume(&self, volume: &str, spec: &SnapshotSpec) -> Result<String, ProviderError> {
-        let made_by = machines::filter(format!("tag:{}", tags::TOKEN), [spec.client_token.clone()]);
-        let call = self.client().await.describe_snapshots().owner_ids("self").filters(made_by);
-        let known = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.into_error("looking for a snapshot"))?;
-        if let Some(id) = known.snapshots().iter().find_map(|it| it.snapshot_id()) {
-            return Ok(id.to_owned());
-        }
-        let marks = tags::write_snapshot(&spec.tags, &spec.client_token);
-        let call = self.client().await.create_snapshot().volume_id(volume);
-        let call = call.tag_specifications(tagged(ResourceType::Snapshot, marks));
-        let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a snapshot"))?;
-        Ok(made.snapshot_id.unwrap_or_default())
+        self.ensure_snapshot(volume, spec).await
     }
 
-    async fn find_snapshot(&self, _snapshot: &str) -> Result<Option<ProviderSnapshot>, ProviderError> {
-        todo!()
+    async fn find_snapshot(&self, snapshot: &str) -> Result<Option<ProviderSnapshot>, ProviderError> {
+        self.look_at_snapshot(snapshot).await
     }
 
     async fn list_snapshots(&self) -> Result<SnapshotListing, ProviderError> {
-        todo!()
+        self.list_cache_snapshots().await
     }
 
-    async fn delete_snapshot(&self, _snapshot: &str) -> Result<(), ProviderError> {
-        todo!()
+    async fn delete_snapshot(&self, snapshot: &str) -> Result<(), ProviderError> {
+        self.end_snapshot(snapshot).await
     }
 }
 
-fn tagged(of: ResourceType, tags: Vec<aws_sdk_ec2::types::Tag>) -> TagSpecification {
+/// Whose a volume is, and where.
+struct Whereabouts {
+    lineage: Lineage,
+    /// The machine that it is on, or on its way to or from, and how.
+    on: Option<(String, VolumeAttachmentState)>,
+}
+
+impl Whereabouts {
+    /// A volume that is not free must be where it is wished, or come there.
+    fn expect_on(self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+        let Some((holder, how)) = self.on else { return Ok(()) };
+        let comes = matches!(how, VolumeAttachmentState::Attached | VolumeAttachmentState::Attaching);
+        if comes && holder == machine {
+            return Ok(());
+        }
+        let whereabouts = if how == VolumeAttachmentState::Attached { "on" } else { "on its way to or from" };
+        refused(&format!("{volume} is {whereabouts} {holder}: detach it there, or go on with a copy or without it"))
+    }
+}
+
+fn refused(why: &str) -> Result<(), ProviderError> {
+    Err(ProviderError::Invalid(format!("attaching a volume: {why}")))
+}
+
+pub(super) fn tagged(of: ResourceType, tags: Vec<aws_sdk_ec2::types::Tag>) -> TagSpecification {
     TagSpecification::builder().resource_type(of).set_tags(Some(tags)).build()
 }
 

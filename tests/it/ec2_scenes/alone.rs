@@ -36,20 +36,24 @@ impl Alone {
         let class = self.settings.resource_classes["medium"].clone();
         let spec = LaunchSpec {
             client_token: token.to_owned(),
-            tags: Tags {
-                installation: OURS,
-                launch: LaunchId(Uuid::from_u128(7)),
-                executor: Executor::Machine,
-                resource_class: "medium".to_owned(),
-                origin: Origin::OnDemand,
-                created_at: chrono::DateTime::UNIX_EPOCH,
-            },
+            tags: self.tags(Origin::OnDemand),
             candidate: self.ec2.choose(&class, None).await?,
             class,
             count,
             user_data: USER_DATA.to_owned(),
         };
         self.ec2.launch(&spec).await
+    }
+
+    pub(super) fn tags(&self, origin: Origin) -> Tags {
+        Tags {
+            installation: OURS,
+            launch: LaunchId(Uuid::from_u128(7)),
+            executor: Executor::Machine,
+            resource_class: "medium".to_owned(),
+            origin,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+        }
     }
 
     /// The same with its machines' names.

@@ -35,6 +35,8 @@ pub(super) struct Refusal {
     status: u16,
     code: String,
     pub(super) message: String,
+    /// EBS direct says more of some.
+    reason: Option<&'static str>,
 }
 
 /// Why there is no good answer.
@@ -52,6 +54,13 @@ impl From<Refusal> for Stop {
 }
 
 impl Answer {
+    /// An answer of EBS direct.
+    pub(super) fn json(value: &serde_json::Value) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        Self { status: 200, headers, body: value.to_string().into() }
+    }
+
     /// An answer of EC2.
     pub(super) fn xml(text: String) -> Self {
         let mut headers = HeaderMap::new();
@@ -69,7 +78,13 @@ impl Answer {
 
 impl Refusal {
     pub(super) fn new(status: u16, code: &str, message: &str) -> Self {
-        Self { status, code: code.to_owned(), message: message.to_owned() }
+        Self { status, code: code.to_owned(), message: message.to_owned(), reason: None }
+    }
+
+    /// With one of EBS direct's reasons.
+    pub(super) fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
     }
 
     /// A rule is broken: status 400.
@@ -124,7 +139,11 @@ impl Refusal {
             "InternalError" => (500, "InternalServerException"),
             code => (self.status, code),
         };
-        let body = serde_json::json!({ "Message": self.message }).to_string();
+        let mut body = serde_json::json!({ "Message": self.message });
+        if let Some(reason) = self.reason {
+            body["Reason"] = reason.into();
+        }
+        let body = body.to_string();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status.try_into().unwrap();
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));

@@ -54,6 +54,10 @@ async fn a_snapshot_is_written_block_by_block_and_read_when_it_is_complete() {
     assert_eq!(code(volume(&cloud, 0, "early").snapshot_id(&id).send().await), "IncorrectState");
     let complete = |count: i32| ebs.complete_snapshot().snapshot_id(&id).changed_blocks_count(count).send();
     assert_eq!(code(complete(3).await), "ValidationException");
+    assert_eq!(
+        code(ebs.complete_snapshot().snapshot_id(&id).changed_blocks_count(2).checksum("AAAA").send().await),
+        "ValidationException"
+    );
     complete(2).await.unwrap();
     assert_eq!(state().await, "completed");
     assert_eq!(code(put(&cloud, &id, 6, blocks[0].clone()).send().await), "ValidationException");
@@ -61,10 +65,12 @@ async fn a_snapshot_is_written_block_by_block_and_read_when_it_is_complete() {
     let listed = ebs.list_snapshot_blocks().snapshot_id(&id).send().await.unwrap();
     let indices: Vec<i32> = listed.blocks().iter().map(|block| block.block_index().unwrap()).collect();
     assert_eq!(indices, [0, 5]);
-    let get = |index: i32| ebs.get_snapshot_block().snapshot_id(&id).block_index(index).block_token("dG9rZW4=").send();
+    let token = listed.blocks()[1].block_token().unwrap();
+    let get = |index: i32| ebs.get_snapshot_block().snapshot_id(&id).block_index(index).block_token(token).send();
     let read = get(5).await.unwrap();
     assert_eq!(read.block_data.collect().await.unwrap().to_vec(), blocks[1]);
-    assert_eq!(code(get(1).await), "ValidationException");
+    assert_eq!(code(get(1).await), "ValidationException", "no such block");
+    assert_eq!(code(get(0).await), "ValidationException", "the token of another block");
     volume(&cloud, 1, "late").snapshot_id(&id).send().await.unwrap();
     assert_eq!(cloud.volumes().await[0].snapshot, id);
     let names = ["CompleteSnapshot", "GetSnapshotBlock", "ListSnapshotBlocks", "PutSnapshotBlock", "StartSnapshot"];
@@ -91,4 +97,36 @@ async fn errors_have_the_form_of_ebs_and_the_policy_holds() {
     assert_violated(&cloud, &["not encrypted", "snapshot: no tag ManagedBy", "snapshot: no tag vm-service:installation"]);
     assert_eq!(code(open(&cloud, "u").timeout(5).send().await), "ValidationError");
     assert_violated(&cloud, &["model: StartSnapshot: Timeout=5"]);
+}
+
+/// What the model says of ListChangedBlocks; moto does not know it.
+#[tokio::test]
+async fn changed_blocks_are_those_that_differ() {
+    let cloud = Cloud::by_hand(Rules::default()).await;
+    let ebs = cloud.ebs();
+    let write = async |token: &str, blocks: &[(i32, u8)]| {
+        let id = open(&cloud, token).send().await.unwrap().snapshot_id.unwrap();
+        for (index, byte) in blocks {
+            put(&cloud, &id, *index, vec![*byte; BLOCK]).send().await.unwrap();
+        }
+        let count = i32::try_from(blocks.len()).unwrap();
+        ebs.complete_snapshot().snapshot_id(&id).changed_blocks_count(count).send().await.unwrap();
+        id
+    };
+    let first = write("one", &[(0, 1), (3, 1), (4, 1)]).await;
+    let second = write("two", &[(0, 1), (3, 2), (7, 1)]).await;
+    let compare = || ebs.list_changed_blocks().first_snapshot_id(&first).second_snapshot_id(&second).send();
+    assert_eq!(code(compare().await), "ValidationException", "unrelated");
+    cloud.of_one_volume(&[&first, &second]);
+    let changed = compare().await.unwrap();
+    let shown: Vec<_> = changed
+        .changed_blocks()
+        .iter()
+        .map(|it| (it.block_index().unwrap(), it.first_block_token().is_some(), it.second_block_token().is_some()))
+        .collect();
+    assert_eq!(shown, [(3, true, true), (4, true, false), (7, false, true)]);
+    assert_eq!(
+        code(ebs.list_changed_blocks().first_snapshot_id("snap-00000000").second_snapshot_id(&second).send().await),
+        "ResourceNotFoundException"
+    );
 }

@@ -32,6 +32,7 @@ impl Wire {
             "RunInstances" => self.run_instances(call).await,
             "CreateFleet" => self.create_fleet(call).await,
             "CreateVolume" => self.create_volume(call).await,
+            "CreateSnapshot" => self.create_snapshot(call).await,
             "AttachVolume" => self.attach(call).await,
             "DetachVolume" => self.detach(call).await,
             "TerminateInstances" => self.terminate(call).await,

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Unlisted(Duration),
     StuckAttach,
     StuckDetach,
+    Pending(Duration),
+    Damage,
 }
 
 /// Which machines a fault is about; what is `None` does not matter.
@@ -135,6 +137,16 @@ impl Fault {
     /// A detachment stays `detaching` until the machine has ended.
     pub(crate) fn stuck_detach() -> Self {
         Self::new("DetachVolume", Kind::StuckDetach)
+    }
+
+    /// The next snapshot is `pending` for so long on the cloud's clock.
+    pub(crate) fn pending_for(time: Duration) -> Self {
+        Self::new("CreateSnapshot", Kind::Pending(time))
+    }
+
+    /// The next block comes with a wrong byte, and the checksum of the right ones.
+    pub(crate) fn damaged_block() -> Self {
+        Self::new("GetSnapshotBlock", Kind::Damage)
     }
 
     /// In these words.

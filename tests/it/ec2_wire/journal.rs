@@ -1,6 +1,7 @@
 //! Every request that reached the wire, in order, with what became of it.
 
 use super::params::Params;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -37,23 +38,38 @@ pub(crate) enum Outcome {
 pub(super) struct Journal {
     began: Instant,
     requests: Mutex<Vec<Request>>,
+    /// By action: calls that are under way, and the most that ever were.
+    under_way: Mutex<BTreeMap<String, (usize, usize)>>,
 }
 
 impl Journal {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), requests: Mutex::default() }
+        Self { began: Instant::now(), requests: Mutex::default(), under_way: Mutex::default() }
     }
 
     /// Notes a request and gives its number.
     pub(super) fn open(&self, service: &str, action: &str, params: Params) -> usize {
         let (at, name) = (self.began.elapsed(), format!("{service}:{action}"));
+        let mut under_way = self.under_way.lock().unwrap();
+        let (now, most) = under_way.entry(action.to_owned()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        drop(under_way);
         let mut requests = self.requests.lock().unwrap();
         requests.push(Request { at, name, action: action.to_owned(), params, outcome: Outcome::Open });
         requests.len() - 1
     }
 
     pub(super) fn close(&self, number: usize, outcome: Outcome) {
-        self.requests.lock().unwrap()[number].outcome = outcome;
+        let mut requests = self.requests.lock().unwrap();
+        requests[number].outcome = outcome;
+        if let Some((now, _)) = self.under_way.lock().unwrap().get_mut(&requests[number].action) {
+            *now -= 1;
+        }
+    }
+
+    pub(super) fn most_at_once(&self, action: &str) -> usize {
+        self.under_way.lock().unwrap().get(action).map_or(0, |(_, most)| *most)
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

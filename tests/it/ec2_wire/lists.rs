@@ -45,7 +45,7 @@ impl Wire {
             show_volume(item, &state, now, by_id, &mut edits);
         }
         for item in items(root, &["snapshotSet"]) {
-            if state.is_open(text(item, &["snapshotId"])) {
+            if state.is_open(text(item, &["snapshotId"]), now) {
                 edits.set(item, &["status"], "pending");
                 edits.set(item, &["progress"], "0%");
             }

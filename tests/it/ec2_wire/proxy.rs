@@ -163,6 +163,20 @@ impl Cloud {
         state.listed_at.insert(id.to_owned(), Duration::MAX);
     }
 
+    /// From now on these snapshots of EBS direct are of one volume: AWS compares no others.
+    pub(crate) fn of_one_volume(&self, snapshots: &[&str]) {
+        let mut state = self.wire.state.lock().unwrap();
+        let line = snapshots[0].to_owned();
+        for id in snapshots {
+            state.snapshots.get_mut(*id).unwrap().line.clone_from(&line);
+        }
+    }
+
+    /// The most calls of one action that were under way at once.
+    pub(crate) fn most_at_once(&self, action: &str) -> usize {
+        self.wire.journal.most_at_once(action)
+    }
+
     /// Makes something go wrong; the number is for [`Cloud::lift`].
     pub(crate) fn inject(&self, fault: Fault) -> u64 {
         self.wire.faults.inject(fault)

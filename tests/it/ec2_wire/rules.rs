@@ -17,6 +17,8 @@ pub(crate) struct Rules {
     pub(crate) volumes_per_machine: usize,
     /// Ids per call.
     pub(crate) max_ids: usize,
+    /// Blocks per page of a list; where it is small, the first page is empty too, as AWS may do.
+    pub(crate) blocks_per_page: usize,
     /// Machines per launch.
     pub(crate) max_batch: u32,
     /// Whether machines are ours and not moto's: for hundreds of them, see `held`.
@@ -51,6 +53,7 @@ impl Default for Rules {
             types: types.to_vec(),
             volumes_per_machine: 27,
             max_ids: 1000,
+            blocks_per_page: 10_000,
             max_batch: 1000,
             held_by_us: false,
         }

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) announced: BTreeMap<String, Announced>,
     /// Volumes that moto made up for snapshots of EBS direct; AWS shows none.
     pub(super) phantoms: BTreeSet<String>,
+    /// When snapshots of volumes are completed; what is not here is.
+    pub(super) completed_at: BTreeMap<String, Duration>,
     /// Snapshots of EBS direct.
     pub(super) snapshots: BTreeMap<String, Blocks>,
 }
@@ -35,7 +37,11 @@ pub(super) struct State {
 #[derive(Clone, Default)]
 pub(super) struct Blocks {
     pub(super) complete: bool,
-    pub(super) written: BTreeSet<u32>,
+    /// Checksums by index.
+    pub(super) written: BTreeMap<u32, String>,
+    pub(super) volume_gib: u32,
+    /// Snapshots of one line can be compared.
+    pub(super) line: String,
 }
 
 /// The first call with a token.
@@ -47,9 +53,9 @@ pub(super) struct First {
 }
 
 impl State {
-    /// Whether a snapshot is still being written.
-    pub(super) fn is_open(&self, snapshot: &str) -> bool {
-        self.snapshots.get(snapshot).is_some_and(|blocks| !blocks.complete)
+    /// Whether a snapshot is still being made or written.
+    pub(super) fn is_open(&self, snapshot: &str, now: Duration) -> bool {
+        self.snapshots.get(snapshot).is_some_and(|blocks| !blocks.complete) || Self::is_later(&self.completed_at, snapshot, now)
     }
 
     /// Whether a time that is noted for an id is still to come.

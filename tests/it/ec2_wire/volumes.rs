@@ -11,7 +11,7 @@ impl Wire {
         if let Some(first) = self.first(call, "ClientToken")? {
             return self.created_before(&first.ids[0]).await;
         }
-        if call.params.get("SnapshotId").is_some_and(|id| self.state.lock().unwrap().is_open(id)) {
+        if call.params.get("SnapshotId").is_some_and(|id| self.state.lock().unwrap().is_open(id, self.clock.now())) {
             return Err(Refusal::rule("IncorrectState", "The snapshot is in state 'pending'").into());
         }
         let source = self.ask(&call.action, &call.params).await?;
@@ -20,6 +20,17 @@ impl Wire {
         let answer = Answer::xml(source);
         self.remember(call, "ClientToken", vec![id], &answer);
         Ok(answer)
+    }
+
+    /// moto says at once that it is completed; AWS begins.
+    pub(super) async fn create_snapshot(&self, call: &Call) -> Result<Answer, Stop> {
+        let source = self.ask(&call.action, &call.params).await?;
+        let time = |kind: &Kind| if let Kind::Pending(time) = kind { Some(*time) } else { None };
+        if let Some(time) = self.faults.strike(&call.action, None, time) {
+            let id = text(parse(&source).root_element(), &["snapshotId"]).to_owned();
+            self.state.lock().unwrap().completed_at.insert(id, self.clock.now() + time);
+        }
+        Ok(with_status(&source, "pending"))
     }
 
     async fn created_before(&self, id: &str) -> Result<Answer, Stop> {
