@@ -96,6 +96,19 @@ async fn saved(server: &Server) -> Result<Saved, DbError> {
     Ok((newest, db.find_installation().await?))
 }
 
+/// The database of the service on this host, or the external one.
+///
+/// # Errors
+/// None is configured, and none runs over this folder.
+pub(super) fn database(data: &Path, config: Option<&Config>) -> anyhow::Result<Db> {
+    let server = match config.and_then(server) {
+        Some(external) => external,
+        None => Embedded::address_in(data)
+            .with_context(|| format!("no service runs over {}: name its folder with --data", data.display()))?,
+    };
+    Ok(Db::lazily(server.options(), 2))
+}
+
 pub(super) fn folder(data: Option<PathBuf>) -> PathBuf {
     data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()))
 }

@@ -2,7 +2,6 @@
 //!
 //! Reads: arguments, `config`. Calls: everything. Not here: what any of it does.
 
-#[cfg(feature = "ec2")]
 mod cache;
 mod clouds;
 mod embedded;
@@ -53,7 +52,6 @@ enum Command {
     #[cfg(feature = "ec2")]
     IamPolicy(IamPolicyArguments),
     /// Compares generations of the Docker layer cache, and brings one in.
-    #[cfg(feature = "ec2")]
     #[command(subcommand)]
     Cache(cache::CacheCommand),
     #[command(flatten)]
@@ -148,6 +146,13 @@ pub fn main() -> ExitCode {
         let images = images.unwrap_or_else(|| config::default_images(true));
         return failed(&service_user::continue_as_service_user(&up.data_folder(), &images));
     }
+    if let Command::Cache(command) = &arguments.command
+        && cache::needs_service_user(&command.data())
+    {
+        let images = Config::read(&Sources::of_process(&arguments.config, "vm-service")).ok().and_then(|config| config.images);
+        let images = images.unwrap_or_else(|| config::default_images(true));
+        return failed(&service_user::continue_as_service_user(&command.data(), &images));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("starting the runtime")),
@@ -170,7 +175,6 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
-        #[cfg(feature = "ec2")]
         Command::Cache(command) => {
             log();
             cache::run(command, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)

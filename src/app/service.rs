@@ -279,9 +279,19 @@ pub(super) async fn on_host(
     host: String,
     installation: InstallationId,
 ) -> anyhow::Result<Arc<dyn Provider>> {
+    Ok(Arc::new(OnHost::open(on_host_config(data, images, host, installation)?).await?))
+}
+
+/// How the VMs of this host are kept over a data folder.
+pub(super) fn on_host_config(
+    data: &Path,
+    images: Option<PathBuf>,
+    host: String,
+    installation: InstallationId,
+) -> anyhow::Result<OnHostConfig> {
     let images = images.unwrap_or_else(|| config::default_images(super::service_user::is_root()));
     let keeper = vec![std::env::current_exe().context("finding this program")?.display().to_string(), super::KEEPER.to_owned()];
-    Ok(Arc::new(OnHost::open(OnHostConfig::new(data.join("onhost"), installation, images, host, keeper)).await?))
+    Ok(OnHostConfig::new(data.join("onhost"), installation, images, host, keeper))
 }
 
 /// Waits for `vm-service migrate`, as long as it takes; a newer schema than this binary serves ends the wait.

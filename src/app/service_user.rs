@@ -19,6 +19,11 @@ pub(super) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
+/// Whether the service runs as that user over this data folder.
+pub(super) fn has_taken(data: &Path) -> bool {
+    data.join("bin/vm-service").is_file()
+}
+
 /// Becomes the service user and starts this program again over the same data folder; returns only an error.
 pub(super) fn continue_as_service_user(data: &Path, images: &Path) -> anyhow::Error {
     match prepare(data) {

@@ -29,6 +29,7 @@ pub mod overdue;
 pub mod release;
 pub mod reserve;
 pub mod rows;
+pub mod seeds;
 pub mod settings;
 pub mod tasks;
 pub mod tokens;

@@ -32,8 +32,8 @@ impl LinuxGuest {
     /// See [`GuestError`]; `Misbehaved` has the engine's words, or says that it is no name.
     pub async fn pull_image(&self, ssh: SocketAddr, identity: &Identity, name: &str, deadline: Duration) -> Result<(), GuestError> {
         // None of the shell's own characters, and no option.
-        let plain =
-            name.bytes().all(|b| b.is_ascii_alphanumeric() || b"./:@_-".contains(&b)) && name.starts_with(|c: char| c.is_alphanumeric());
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"./:@_-".contains(&b))
+            && name.starts_with(|c: char| c.is_alphanumeric());
         if !plain {
             let sentence = format!("\"{}\" is not the name of an image, such as docker.io/library/debian:12", name.escape_debug());
             return Err(GuestError::Misbehaved(sentence));

@@ -14,6 +14,7 @@ pub mod docker_tls;
 mod engine;
 mod first_boot;
 pub mod identity;
+mod images;
 pub mod linux;
 mod linux_cache;
 pub mod user_data;

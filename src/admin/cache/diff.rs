@@ -2,7 +2,11 @@
 //!
 //! Changes are found in whole blocks of the provider (EC2: 512 KiB), so a changed byte counts as a changed block.
 
+use crate::db::Db;
+use crate::db::seeds::Home;
 use crate::domain::ids::GenerationId;
+use crate::provider::Provider as _;
+use crate::provider::onhost::OnHost;
 use anyhow::{Context as _, bail, ensure};
 use async_trait::async_trait;
 use serde::Serialize;
@@ -31,17 +35,6 @@ impl FromStr for Named {
     }
 }
 
-/// Where a generation is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The provider's word: `ec2`, `onhost`.
-    pub provider: String,
-    /// Its region or host.
-    pub place: String,
-    /// Its name for the snapshot.
-    pub provider_id: String,
-}
-
 /// The rows of generations.
 #[async_trait]
 pub trait Generations: Send + Sync {
@@ -49,7 +42,14 @@ pub trait Generations: Send + Sync {
     ///
     /// # Errors
     /// The rows cannot be read.
-    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Kept>>;
+    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Home>>;
+}
+
+#[async_trait]
+impl Generations for Db {
+    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Home>> {
+        self.find_generation_home(id).await.context("looking the generation up")
+    }
 }
 
 /// A run of bytes of a volume.
@@ -103,11 +103,27 @@ pub trait Compare: Send + Sync {
     async fn compare(&self, first: &str, second: &str) -> anyhow::Result<Changes>;
 }
 
+/// In pieces of the disk's clusters, where the newer one still stands on the older.
+#[async_trait]
+impl Compare for OnHost {
+    fn can_read(&self, provider: &str, place: &str) -> bool {
+        (provider, place) == (self.name(), self.place())
+    }
+
+    async fn compare(&self, first: &str, second: &str) -> anyhow::Result<Changes> {
+        let (volume_bytes, changed) = self.changed_since(first, second).await?.with_context(|| {
+            format!("{second} does not stand on {first}: name them the other way round, or take one that was made later from it")
+        })?;
+        let ranges: Vec<Range> = changed.into_iter().map(|(from, bytes)| Range { from, bytes }).collect();
+        let changed_bytes = ranges.iter().map(|range| range.bytes).sum();
+        Ok(Changes { volume_bytes, block_bytes: crate::provider::onhost::CLUSTER_BYTES, changed_bytes, ranges })
+    }
+}
+
 #[cfg(feature = "ec2")]
 #[async_trait]
 impl Compare for crate::provider::ec2::Ec2 {
     fn can_read(&self, provider: &str, place: &str) -> bool {
-        use crate::provider::Provider as _;
         (provider, place) == (self.name(), self.place())
     }
 
@@ -130,7 +146,7 @@ pub async fn diff(
     able: &[&dyn Compare],
 ) -> anyhow::Result<Changes> {
     let (first, second) = (kept(first, rows, region).await?, kept(second, rows, region).await?);
-    let there = |kept: &Kept| format!("{} is kept by {} in {}", kept.provider_id, kept.provider, kept.place);
+    let there = |kept: &Home| format!("{} is kept by {} in {}", kept.provider_id, kept.provider, kept.place);
     ensure!(
         (&first.provider, &first.place) == (&second.provider, &second.place),
         "only generations of one place can be compared: {}, and {}",
@@ -143,9 +159,9 @@ pub async fn diff(
     able.compare(&first.provider_id, &second.provider_id).await
 }
 
-async fn kept(named: &Named, rows: &dyn Generations, region: &str) -> anyhow::Result<Kept> {
+async fn kept(named: &Named, rows: &dyn Generations, region: &str) -> anyhow::Result<Home> {
     match named {
-        Named::Snapshot(id) => Ok(Kept { provider: "ec2".to_owned(), place: region.to_owned(), provider_id: id.clone() }),
+        Named::Snapshot(id) => Ok(Home { provider: "ec2".to_owned(), place: region.to_owned(), provider_id: id.clone() }),
         Named::Generation(id) => rows.find_generation(*id).await?.with_context(|| format!("there is no generation {id}")),
     }
 }

@@ -9,8 +9,8 @@ struct Rows;
 
 #[async_trait]
 impl Generations for Rows {
-    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Kept>> {
-        let kept = |provider: &str, place: &str| Kept {
+    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Home>> {
+        let kept = |provider: &str, place: &str| Home {
             provider: provider.to_owned(),
             place: place.to_owned(),
             provider_id: format!("snap-{}", id.0.as_u128()),

@@ -93,7 +93,8 @@ async fn in_vm(
     tell: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<(String, Made)> {
     let guest = LinuxGuest;
-    let class = ResourceClass { vcpus: 2, memory_mib: 2048, ..default_classes().remove("medium").context("there is a class medium")? };
+    let class =
+        ResourceClass { vcpus: 2, memory_mib: 2048, ..default_classes().remove("medium").context("there is a class medium")? };
     let bootstrap = Bootstrap::generate()?;
     let tags = Tags {
         installation,
@@ -149,10 +150,8 @@ async fn in_vm(
     tell("taking the volume off");
     let left = guest.unmount_cache(ssh, &identity, MOUNT_WITHIN).await.context("taking the engine off the volume")?;
     host.detach_volume(&volume).await?;
-    wait(MOVE_WITHIN, "the volume is detached", async || {
-        Ok(host.find_volume(&volume).await?.filter(|it| it.machine.is_none()))
-    })
-    .await?;
+    wait(MOVE_WITHIN, "the volume is detached", async || Ok(host.find_volume(&volume).await?.filter(|it| it.machine.is_none())))
+        .await?;
     let raw = wish.folder.join("volume.raw");
     Ok((volume, Made { engine, raw, layers: left.layers, used_bytes: left.used_bytes }))
 }

@@ -34,6 +34,7 @@ mod volumes;
 
 pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
+pub use volumes::carry::CLUSTER_BYTES;
 
 use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};

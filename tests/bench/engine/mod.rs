@@ -10,6 +10,7 @@
 //! Reads: DATABASE_URL, a server on which it may make databases. Writes: the report.
 
 mod bursts;
+mod cache;
 mod claims;
 mod many;
 mod steady;
@@ -22,5 +23,6 @@ pub(crate) async fn run(report: &mut Report) -> anyhow::Result<()> {
     claims::measure(report).await?;
     many::measure(report).await?;
     steady::measure(report).await?;
-    bursts::measure(report).await
+    bursts::measure(report).await?;
+    cache::measure(report).await
 }

@@ -76,6 +76,11 @@ impl Engine {
 
     /// Asks for a machine VM.
     pub(crate) async fn ask(&self, project: &str) -> anyhow::Result<TaskId> {
+        self.ask_cached(project, false).await
+    }
+
+    /// The same, with the project's layers or without.
+    pub(crate) async fn ask_cached(&self, project: &str, docker_layer_caching: bool) -> anyhow::Result<TaskId> {
         let request = TaskRequest {
             executor: Executor::Machine,
             project_id: project.to_owned(),
@@ -83,7 +88,7 @@ impl Engine {
             ssh_public_keys: Vec::new(),
             max_run_seconds: None,
             lease_seconds: None,
-            docker_layer_caching: false,
+            docker_layer_caching,
             cache_trust: vm_service::domain::lineage::Trust::Trusted,
             priority: 0,
             labels: BTreeMap::new(),

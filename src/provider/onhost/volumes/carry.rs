@@ -12,6 +12,8 @@ use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
 
+/// Changes are found in pieces of so many bytes.
+pub const CLUSTER_BYTES: u64 = disk::CLUSTER_BYTES;
 /// For reading the tables of one disk.
 const MAP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -47,12 +49,12 @@ impl OnHost {
         imported.map_err(|error| told(format!("making a snapshot of {}", raw.display()), error))
     }
 
-    /// Where a snapshot was written over an older one that it stands on, in bytes: begin and length. None: it stands on it no more, or never
-    /// did.
+    /// How large a snapshot is, and where it was written over an older one that it stands on: begin and length; all in bytes. None: it stands
+    /// on it no more, or never did.
     ///
     /// # Errors
     /// One is not there, or its tables cannot be read.
-    pub async fn changed_since(&self, older: &str, newer: &str) -> anyhow::Result<Option<Vec<(u64, u64)>>> {
+    pub async fn changed_since(&self, older: &str, newer: &str) -> anyhow::Result<Option<(u64, Vec<(u64, u64)>)>> {
         for snapshot in [older, newer] {
             anyhow::ensure!(self.find_snapshot(snapshot).await?.is_some(), "there is no snapshot {snapshot} on this host");
         }
@@ -67,8 +69,9 @@ impl OnHost {
         let arguments = ["map", "--output=json", "-f", "qcow2", &disk.to_string_lossy()];
         let said = process::run("qemu-img", &arguments, MAP_DEADLINE).await.context("reading the tables of a snapshot")?;
         let extents: Vec<Extent> = serde_json::from_str(&said).context("reading what qemu-img says")?;
+        let size = extents.last().map_or(0, |last| last.start + last.length);
         let changed = extents.into_iter().filter(|it| it.present && it.depth < steps);
-        Ok(Some(changed.map(|it| (it.start, it.length)).collect()))
+        Ok(Some((size, changed.map(|it| (it.start, it.length)).collect())))
     }
 }
 

@@ -19,6 +19,8 @@ const FLATTEN_DEADLINE: Duration = Duration::from_secs(600);
 /// Small enough for the files of layers, large enough that 256 GiB are known by 32 MiB of memory. Lazy: reference counts need no flush of
 /// their own; QEMU mends them when a disk was torn off.
 const OPTIONS: &str = "cluster_size=64k,lazy_refcounts=on";
+/// As in [`OPTIONS`].
+pub(super) const CLUSTER_BYTES: u64 = 64 << 10;
 const SNAPSHOTS: &str = "../../snapshots/";
 
 /// Makes a disk that reads as its snapshot, or as nothing. It costs the same whatever is in the snapshot.

@@ -11,7 +11,7 @@
 //! What a guest wrote is never mounted, checked or probed on the host. Reads, writes: the data folder. Calls: `qemu-img`, QMP.
 //! Not here: which volume a job gets, and what is kept (`domain::plan::cache`).
 
-mod carry;
+pub(super) mod carry;
 mod disk;
 mod freeze;
 mod make;
