@@ -10,8 +10,6 @@ use std::io::Write;
 /// What can be asked for beside what the settings switch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum More {
-    /// Cache volumes and their snapshots.
-    Volumes,
     /// Stopped machines that are started for jobs.
     Reserve,
     /// Cache volumes that are filled from outside.
@@ -69,7 +67,7 @@ fn features(settings: &Settings, wanted: &Wanted) -> Features {
     }
     let asked = |more| wanted.more.contains(&more);
     let set = Features::of(settings);
-    Features { volumes: asked(More::Volumes), reserve: set.reserve || asked(More::Reserve), seed: asked(More::Seed), ..set }
+    Features { reserve: set.reserve || asked(More::Reserve), seed: asked(More::Seed), ..set }
 }
 
 #[cfg(test)]
@@ -88,7 +86,10 @@ mod tests {
         let mut settings = Settings::default();
         settings.ec2.region = Some("eu-west-1".to_owned());
         let (plain, notes) = printed(&settings, &Wanted::default()).unwrap();
-        assert!(!plain.contains("Volume\"") && !plain.contains("StopInstances") && !plain.contains("ebs:"), "{plain}");
+        assert!(
+            plain.contains("AttachVolume\"") && !plain.contains("StopInstances") && !plain.contains("ebs:"),
+            "any task may ask for a cache: {plain}"
+        );
         assert_eq!(notes, "");
         let (more, _) = printed(&settings, &Wanted { more: vec![More::Reserve], ..Wanted::default() }).unwrap();
         assert!(more.contains("StopInstances") && !more.contains("ebs:"), "{more}");

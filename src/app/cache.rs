@@ -2,6 +2,7 @@
 //!
 //! Reads: arguments, `config`, the database's settings, installation and generations. Writes: a generation. Calls: `admin::cache`.
 
+use super::embedded::Embedded;
 use super::look::{InForce, NO_INSTALLATION, database, folder};
 use super::service::on_host_config;
 use super::service_user;
@@ -101,8 +102,17 @@ pub(super) async fn run(command: CacheCommand, config: &Config) -> anyhow::Resul
     }
 }
 
+/// The settings in force; over a data folder of `up` they name this host until others are saved.
+async fn read(data: &Path, config: &Config) -> InForce {
+    let mut in_force = InForce::read(data, Some(config)).await;
+    if in_force.settings.provider == ProviderChoice::None && Embedded::address_in(data).is_ok() {
+        in_force.settings.provider = ProviderChoice::OnHost;
+    }
+    in_force
+}
+
 async fn compare(asked: &DiffArguments, data: &Path, config: &Config) -> anyhow::Result<()> {
-    let in_force = InForce::read(data, Some(config)).await;
+    let in_force = read(data, config).await;
     let rows = database(data, Some(config))?;
     let region = in_force.settings.ec2.region.clone().unwrap_or_default();
     let mut able: Vec<Box<dyn Compare>> = Vec::new();
@@ -127,7 +137,7 @@ struct Source {
 }
 
 async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Result<()> {
-    let in_force = InForce::read(data, Some(config)).await;
+    let in_force = read(data, config).await;
     let installation = in_force.installation.context(NO_INSTALLATION)?;
     anyhow::ensure!(
         in_force.settings.provider != ProviderChoice::None,

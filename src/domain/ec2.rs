@@ -35,9 +35,25 @@ pub struct Ec2Settings {
     /// How the service signs in.
     #[garde(dive)]
     pub authentication: Authentication,
+    /// Type of cache volumes.
+    #[garde(skip)]
+    pub volume_type: DiskType,
     /// Another address of the EC2 API than Amazon's, a URL.
     #[garde(inner(custom(is_endpoint)))]
     pub endpoint: Option<String>,
+}
+
+/// What a volume is on Amazon EBS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskType {
+    /// General purpose, the same speed at every size.
+    #[default]
+    Gp3,
+    /// General purpose, the larger the faster.
+    Gp2,
+    /// For throughput, on magnetic disks; 125 GiB at least.
+    St1,
 }
 
 impl Default for Ec2Settings {
@@ -51,6 +67,7 @@ impl Default for Ec2Settings {
             public_ip: false,
             instance_profile: None,
             authentication: Authentication::default(),
+            volume_type: DiskType::default(),
             endpoint: None,
         }
     }

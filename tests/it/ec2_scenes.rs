@@ -10,6 +10,7 @@
 //! | `notices` | scheduled events, and spot machines that are taken back |
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes`, `snapshots` | EBS volumes and their snapshots |
+//! | `caches` | cached jobs: what is kept, in which order, and what it costs |
 //! | `blocks` | an image is written as a snapshot, over EBS direct |
 //! | `seeds` | the commands that bring a generation in and compare two |
 //! | `near` | the zone that a launch had better go to |
@@ -18,6 +19,7 @@
 
 mod alone;
 mod blocks;
+mod caches;
 mod capacity;
 mod cpu;
 mod launches;

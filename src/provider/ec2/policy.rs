@@ -44,7 +44,7 @@ impl Features {
         let spot = settings.resource_classes.values().any(|class| class.ec2.market != Market::OnDemand);
         let reserve = settings.resource_classes.values().any(|class| class.reserve.machine + class.reserve.remote_docker > 0);
         let fleet = settings.resource_classes.values().any(|class| candidates::has_choice(&settings.ec2, &class.ec2));
-        Self { spot, fleet, reserve, instance_profile: settings.ec2.instance_profile.is_some(), ..Self::default() }
+        Self { spot, fleet, reserve, instance_profile: settings.ec2.instance_profile.is_some(), volumes: true, ..Self::default() }
     }
 }
 

@@ -133,8 +133,9 @@ fn the_whole_policy_fits() {
 #[test]
 fn the_settings_switch_features_on() {
     let mut settings = Settings { provider: ProviderChoice::Ec2, ..Settings::default() };
-    assert_eq!(Features::of(&settings), Features::default());
+    let always = Features { volumes: true, ..Features::default() };
+    assert_eq!(Features::of(&settings), always);
     settings.ec2.instance_profile = Some("jobs".to_owned());
     settings.resource_classes.get_mut("large").unwrap().ec2.market = Market::SpotThenOnDemand;
-    assert_eq!(Features::of(&settings), Features { spot: true, instance_profile: true, ..Features::default() });
+    assert_eq!(Features::of(&settings), Features { spot: true, instance_profile: true, ..always });
 }

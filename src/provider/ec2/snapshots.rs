@@ -104,5 +104,11 @@ fn shown(snapshot: &Snapshot) -> Option<ProviderSnapshot> {
         Ec2State::Error | Ec2State::Recoverable => SnapshotState::Failed,
         _ => SnapshotState::Pending,
     };
-    Some(ProviderSnapshot { provider_id: snapshot.snapshot_id()?.to_owned(), tags: tags::read_snapshot(snapshot.tags())?, state })
+    let size_gib = snapshot.volume_size().and_then(|gib| u32::try_from(gib).ok()).unwrap_or(0);
+    Some(ProviderSnapshot {
+        provider_id: snapshot.snapshot_id()?.to_owned(),
+        tags: tags::read_snapshot(snapshot.tags())?,
+        size_gib,
+        state,
+    })
 }

@@ -5,6 +5,7 @@
 
 use super::refusal::Kind;
 use super::{Ec2, machines, tags};
+use crate::domain::ec2::DiskType;
 use crate::domain::lineage::Lineage;
 use crate::provider::volumes::{Copies, ProviderSnapshot, SnapshotListing, SnapshotSpec, VolumeSpec, Volumes};
 use crate::provider::{ProviderError, ProviderVolume, VolumeListing};
@@ -80,6 +81,11 @@ impl Volumes for Ec2 {
         if let Some(snapshot) = &spec.snapshot {
             self.check_copy(snapshot, &spec.tags.lineage).await?;
         }
+        let kind = match self.connection().settings.volume_type {
+            DiskType::Gp3 => VolumeType::Gp3,
+            DiskType::Gp2 => VolumeType::Gp2,
+            DiskType::St1 => VolumeType::St1,
+        };
         let call = self
             .client()
             .await
@@ -88,7 +94,7 @@ impl Volumes for Ec2 {
             .availability_zone(&spec.zone)
             .size(i32::try_from(spec.size_gib).unwrap_or(i32::MAX))
             .set_snapshot_id(spec.snapshot.clone())
-            .volume_type(VolumeType::Gp3)
+            .volume_type(kind)
             .encrypted(true)
             .tag_specifications(tagged(ResourceType::Volume, tags::write_volume(&spec.tags)));
         let made = self.budget.change.call(call.send()).await.map_err(|refusal| refusal.into_error("making a volume"))?;
