@@ -218,13 +218,16 @@ type Uploaded = ((&'static str, String), GenerationId, String);
 
 #[cfg(feature = "ec2")]
 async fn upload(in_force: &InForce, data: &Path, config: &Config, raw: &Path, lineage: &Lineage) -> anyhow::Result<Uploaded> {
-    use crate::admin::cache::seed::{self, Teller};
+    use crate::admin::cache::seed::{self, Bar, Teller};
+    use std::io::IsTerminal as _;
 
     let ec2 = cloud(in_force, data, config)?;
     let installation = in_force.installation.context(NO_INSTALLATION)?;
     let spec = seed::spec_for(raw, installation, lineage, GenerationId(Uuid::now_v7()))?;
-    let teller = Teller::new(std::io::stderr());
-    let snapshot = seed::seed_snapshot(&ec2, raw, &spec, &|progress| teller.tell(progress)).await?;
+    let (bar, teller) = (Bar::new()?, Teller::new(std::io::stderr()));
+    let at_terminal = std::io::stderr().is_terminal();
+    let tell = |progress| if at_terminal { bar.tell(progress) } else { teller.tell(progress) };
+    let snapshot = seed::seed_snapshot(&ec2, raw, &spec, &tell).await?;
     Ok(((ec2.name(), ec2.place().to_owned()), spec.tags.generation, snapshot))
 }
 

@@ -155,14 +155,17 @@ impl Db {
         Ok(())
     }
 
-    /// The task is looked at again then; its lease ends.
+    /// The task is looked at again then, or at once when its volume has come meanwhile; its lease ends.
     ///
     /// # Errors
     /// `LostLease`.
     pub async fn postpone_preparing(&self, task: TaskId, lease: i64, due_at: DateTime<Utc>) -> Result<(), DbError> {
         let done = sqlx::query!(
             "-- cache_mounts::postpone_preparing
-             update vms.tasks set due_at = $3, lease_until = null where id = $1 and lease_token = $2 and state = 'preparing'",
+             update vms.tasks t
+             set lease_until = null,
+                 due_at = case when exists (select from vms.volumes u where u.vm_id = t.vm_id and u.state = 'attached') then t.due_at else $3 end
+             where t.id = $1 and t.lease_token = $2 and t.state = 'preparing'",
             task.0,
             lease,
             due_at,

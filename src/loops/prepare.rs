@@ -26,8 +26,8 @@ use std::time::Duration;
 
 /// A VM that does not take a key within this is unfit.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between looks for a volume that is on its way; its arrival wakes too.
-const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(500);
+/// Between looks for a volume that is on its way; its arrival wakes.
+const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// For the mount, when hardly anything is left of the wait: what has come is worth a moment.
 const MOUNT_AT_LEAST: TimeDelta = TimeDelta::seconds(20);
 

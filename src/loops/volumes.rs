@@ -22,8 +22,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between looks at a volume that moves.
-const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(500);
+/// Between looks at a volume that moves, at the least.
+const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Between calls that ask for the same move.
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(15);
 /// After a call that may have failed.
@@ -122,7 +122,7 @@ impl Move<'_> {
             Ok(Some(_)) | Err(_) if self.is_late() => return self.give_up_attach(id, "the attachment did not end").await,
             Ok(Some(_)) | Err(_) => {}
         }
-        self.again(asks, LOOK_AGAIN).await
+        self.again(asks, self.pause()).await
     }
 
     /// Whoever refuses may be right about the VM, which ends; else the volume is not where its row says.
@@ -191,7 +191,7 @@ impl Move<'_> {
                 {
                     world.db.let_vm_go(vm.id, *now).await?;
                 }
-                self.again(asks, LOOK_AGAIN).await
+                self.again(asks, self.pause()).await
             }
         }
     }
@@ -246,6 +246,11 @@ impl Move<'_> {
 
     fn vm(&self) -> anyhow::Result<&OnVm> {
         self.volume.vm.as_ref().context("a volume that moves has a VM")
+    }
+
+    /// A volume moves faster than a machine starts: it is looked at twice as often.
+    fn pause(&self) -> TimeDelta {
+        TimeDelta::from_std(self.provider.pace().watch / 2).map_or(LOOK_AGAIN, |pause| pause.max(LOOK_AGAIN))
     }
 
     fn is_late(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::provider::ec2::Ec2;
 use crate::provider::ec2::ebs::Progress;
 use crate::provider::volumes::{SnapshotSpec, SnapshotState, Volumes as _};
 use anyhow::{Context as _, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -75,7 +76,28 @@ pub async fn seed_snapshot(
     }
 }
 
-/// Tells a person how far it is: a line for each whole percent.
+/// Shows a person at a terminal how far it is.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// On standard error.
+    ///
+    /// # Errors
+    /// Never: the template is ours.
+    pub fn new() -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template("{bar:40} {percent} % of {len} blocks, {msg}, {eta} left")?;
+        Ok(Self(ProgressBar::new(0).with_style(style)))
+    }
+
+    /// Shows it.
+    pub fn tell(&self, progress: Progress) {
+        self.0.set_length(progress.blocks);
+        self.0.set_position(progress.looked_at);
+        self.0.set_message(format!("{} MiB sent", progress.sent_bytes() >> 20));
+    }
+}
+
+/// Tells a log how far it is: a line for each whole percent.
 pub struct Teller<W> {
     /// And the percent that was told last.
     out: Mutex<(W, Option<u64>)>,

@@ -41,7 +41,7 @@ async fn a_snapshot_goes_through_its_life() {
     let made = alone.ec2.snapshot_volume(&volume, &wish).await.unwrap();
     assert_eq!(alone.cloud.calls("CreateSnapshot").len(), 1, "a lost answer makes no second one");
 
-    let shown = |state| ProviderSnapshot { provider_id: made.clone(), tags: wish.tags.clone(), state };
+    let shown = |state| ProviderSnapshot { provider_id: made.clone(), tags: wish.tags.clone(), size_gib: 100, state };
     assert_eq!(alone.ec2.find_snapshot(&made).await.unwrap(), Some(shown(SnapshotState::Pending)));
     let refused = refusal(alone.copy(&made, lineage("p"), "early").await);
     assert_eq!(refused, format!("making a volume of {made}: it is not completed yet: wait, or go on with an older generation"));
