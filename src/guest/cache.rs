@@ -1,6 +1,6 @@
 //! The words of a project's Docker layer cache inside a VM: the disk that is brought, and what came of mounting and unmounting it.
 //!
-//! Not here: how it is done (`linux_cache`, `cache.sh`); which disk a job gets (`loops`).
+//! Not here: how it is done (`linux_cache`, `cache/*.sh`); which disk a job gets (`loops`).
 
 use crate::domain::lineage::{Engine, Layer};
 

@@ -1,4 +1,4 @@
-//! Which layers are on a cache disk, and which of them a job made or used, out of the documents that `cache.sh` sends back.
+//! Which layers are on a cache disk, and which of them a job made or used, out of the documents that `cache/` sends back.
 //!
 //! A *layer* is, in the classic store, a chain of diffs (its id is the chain's); in containerd's, a blob; in both, a record of the build
 //! cache that no image shares (`build:ID`). The job *used* it when it is newer than the mount, when an image that was pulled, tagged,
@@ -6,7 +6,7 @@
 //!
 //! Everything here was said by a machine in which a job had root: what cannot be read counts as not said, and nothing is unbounded.
 //!
-//! Not here: the words (`cache`), what is sent and how it is capped (`linux_cache`, `cache.sh`).
+//! Not here: the words (`cache`), what is sent and how it is capped (`linux_cache`, `cache/`).
 
 use super::linux_cache::number;
 use crate::domain::lineage::Layer;

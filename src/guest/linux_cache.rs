@@ -1,4 +1,4 @@
-//! A cache disk is mounted where the engine keeps its layers, and taken off again, by one script (`cache.sh`) over one pinned session.
+//! A cache disk is mounted where the engine keeps its layers, and taken off again, by one script (`cache/`) over one pinned session.
 //!
 //! Reads: what the machine says, capped and parsed strictly: a job had root in it, or wrote the disk. Writes: the inside of one VM.
 //! Calls: `ssh`. Runs: from `linux`, each call with a deadline that covers everything.
@@ -18,7 +18,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-const SCRIPT: &str = include_str!("cache.sh");
+/// Functions first, in no order but the first; the call is added to them.
+const SCRIPT: &str = concat!(
+    include_str!("cache/engine.sh"),
+    include_str!("cache/disk.sh"),
+    include_str!("cache/clear.sh"),
+    include_str!("cache/room.sh"),
+    include_str!("cache/calls.sh"),
+);
 /// What is read of what the machine says, bytes; the script cuts each document shorter.
 const MOST_OUTPUT: usize = 8 << 20;
 /// What the script does not use of the deadline: its answer has to arrive too.

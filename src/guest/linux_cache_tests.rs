@@ -266,10 +266,3 @@ fn run_text(text: &str) {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).ok();
     child.wait().unwrap();
 }
-
-#[test]
-fn the_script_is_clean() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guest/cache.sh");
-    let output = Command::new("shellcheck").arg(path).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-}
