@@ -147,14 +147,14 @@ impl Db {
         Ok(found)
     }
 
-    /// The snapshot has been asked for; from now on it is looked at.
+    /// The snapshot has been asked for; from now on it is looked at. One that comes after its row has ended has no row: it is taken back.
     ///
     /// # Errors
     /// See [`DbError`].
     pub async fn bind_generation(&self, generation: GenerationId, provider_id: &str, now: DateTime<Utc>) -> Result<(), DbError> {
         sqlx::query!(
             "-- generations::bind_generation
-             update vms.generations set provider_id = $2, due_at = $3 where id = $1 and provider_id is null",
+             update vms.generations set provider_id = $2, due_at = $3 where id = $1 and provider_id is null and state <> 'deleted'",
             generation.0,
             provider_id,
             now,

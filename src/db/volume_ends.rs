@@ -26,7 +26,7 @@ impl Db {
         Ok(())
     }
 
-    /// It is on no machine any more: free, or on its way to be deleted. The VM that waited for it goes its way.
+    /// It is on no machine any more: free, or on its way to be deleted; held, it stays in quarantine instead. The VM that waited for it goes its way.
     ///
     /// # Errors
     /// `LostLease`.
@@ -43,7 +43,7 @@ impl Db {
                 "-- volume_ends::volume_off
                  update vms.volumes set state = $3, vm_id = null, asked_at = null, deadline_at = null, due_at = $4,
                         reason = case when $5 then 'nothing of it is kept' end
-                 where id = $1 and lease_token = $2",
+                 where id = $1 and lease_token = $2 and ($3 <> 'deleting' or hold_until is null or hold_until <= $4)",
                 volume.id.0,
                 volume.lease,
                 state.as_str(),
@@ -52,7 +52,9 @@ impl Db {
             )
             .execute(&mut *tx)
             .await?;
-            leased(done.rows_affected())?;
+            if *state != VolumeState::Deleting {
+                leased(done.rows_affected())?;
+            }
         }
         sqlx::query!("-- volume_ends::volume_off (lease)\n update vms.volumes set lease_until = null where id = $1", volume.id.0)
             .execute(&mut *tx)

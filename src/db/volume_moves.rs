@@ -233,7 +233,8 @@ impl Db {
         Ok(())
     }
 
-    /// Its engine is off it: what it holds is a good state, and this is what its job used of it.
+    /// Its engine is off it: what it holds is a good state, and this is what its job used of it. A guest that had nothing mounted (no byte
+    /// is used) knows no more how that came about: an earlier answer was lost, or the disk was. It is checked before its next job then.
     ///
     /// # Errors
     /// `LostLease`.
@@ -252,8 +253,10 @@ impl Db {
         let done = sqlx::query!(
             "-- volume_moves::volume_unmounted
              update vms.volumes
-             set state = 'detaching', mounted = false, content = 'good', layers = $3, used_bytes = $4, good_at = $5, last_used_at = $5,
-                 jobs = jobs + 1, kept_at = null, asked_at = null, due_at = $5, deadline_at = $5::timestamptz + interval '60 s'
+             set state = 'detaching', mounted = false, content = case when $4::bigint > 0 then 'good' else 'unchecked' end,
+                 layers = case when $4 > 0 then $3 else layers end, used_bytes = case when $4 > 0 then $4 else used_bytes end,
+                 good_at = case when $4 > 0 then $5 else good_at end, jobs = jobs + case when $4 > 0 then 1 else 0 end, last_used_at = $5,
+                 kept_at = null, asked_at = null, due_at = $5, deadline_at = $5::timestamptz + interval '60 s'
              where id = $1 and lease_token = $2 and state = 'attached'",
             volume.id.0,
             volume.lease,
@@ -266,16 +269,20 @@ impl Db {
         leased(done.rows_affected())?;
         sqlx::query!(
             "-- volume_moves::volume_unmounted (use)
-             update vms.cache_uses set used = $2, at = $3 where task_id in (select id from vms.tasks where cache_volume_id = $1 and vm_id = $4)",
+             update vms.cache_uses set used = $2, at = $3 where $5 and task_id in (select id from vms.tasks where cache_volume_id = $1 and vm_id = $4)",
             volume.id.0,
             object(used),
             now,
             volume.vm.as_ref().map(|vm| vm.id.0),
+            used_bytes > 0,
         )
         .execute(&mut *tx)
         .await?;
         if let Some(vm) = &volume.vm {
-            let message = format!("Volume {} was unmounted; {} MiB are on it.", volume.id, used_bytes >> 20);
+            let message = match used_bytes {
+                0 => format!("Volume {} was mounted no more: it is checked before its next job.", volume.id),
+                _ => format!("Volume {} was unmounted; {} MiB are on it.", volume.id, used_bytes >> 20),
+            };
             events::insert(&mut tx, now, Event { kind: "volume.unmounted", task: None, vm: Some(vm.id), message }).await?;
         }
         tx.commit().await?;

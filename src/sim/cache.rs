@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// What a file system takes for itself: nothing is used only where nothing is mounted.
+const OVERHEAD: u64 = 1 << 20;
+
 /// What is on a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
@@ -115,7 +118,7 @@ impl World {
         }
         content.mounted = true;
         content.written_by.insert(lineage);
-        let used_bytes = content.layers.values().sum();
+        let used_bytes = OVERHEAD + content.layers.values().sum::<u64>();
         Ok(Mounted::Ready(CacheReady { warm: !content.layers.is_empty(), used_bytes, size_bytes: 100 << 30, notes: Vec::new() }))
     }
 
@@ -130,7 +133,7 @@ impl World {
         let layer = |(id, bytes): (&String, &u64)| Layer { id: id.clone(), bytes: *bytes };
         unmounted.layers = content.layers.iter().map(layer).collect();
         unmounted.used = unmounted.layers.iter().filter(|layer| content.used.contains(&layer.id)).cloned().collect();
-        unmounted.used_bytes = content.layers.values().sum();
+        unmounted.used_bytes = OVERHEAD + content.layers.values().sum::<u64>();
         Ok(unmounted)
     }
 }

@@ -53,7 +53,9 @@ impl World {
             }
             return Ok(snapshot.clone());
         }
-        let content = self.volume(volume)?.truth.content.clone();
+        let mut content = self.volume(volume)?.truth.content.clone();
+        // Of a disk that an engine writes on: as if it had been torn off.
+        content.torn |= std::mem::take(&mut content.mounted);
         let is_stuck = self.strikes(&Fault::StuckSnapshot);
         let done_at = (!is_stuck).then(|| self.now + self.rules.snapshot_takes.draw(&mut self.rng));
         let provider_id = format!("snap-{:08x}", self.volumes.snapshots.made.len());

@@ -15,6 +15,7 @@ mod bad_start;
 mod cache_rules;
 mod cache_scenes;
 mod cache_seed;
+mod cache_troubles;
 mod cli;
 mod constraints;
 mod contract;

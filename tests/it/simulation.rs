@@ -11,11 +11,12 @@
 //! | `cluster`, `fuse` | the replicas, driven step by step, and where each can be cut |
 //! | `model` | what the driver knows: what it did and what it was told |
 //! | `checks`, `limits`, `calm` | what must hold: always, always, and when it is calm |
+//! | `caches`, `cache_checks`, `cache_calm` | the same of Docker layer caches: what befalls them, and what must hold |
 //! | `report` | what is said about a violation |
-//!
-//! Not here: that no volume of one project is on a VM of another. Nothing in the service attaches a volume yet; what is checked is that
-//! each volume without a row is adopted for its own project and never deleted.
 
+mod cache_calm;
+mod cache_checks;
+mod caches;
 mod calm;
 mod checks;
 mod cluster;
@@ -68,7 +69,7 @@ async fn run(seed: u64, operations: usize) -> Outcome {
 async fn history_of(connect: &PgConnectOptions, seed: u64, count: usize) -> Outcome {
     let mut draws = StdRng::seed_from_u64(seed);
     let replicas = 2 + usize::try_from(seed % 2).unwrap();
-    let list = operations::draw(count, &mut draws);
+    let list = operations::draw(count, &mut draws, &mut StdRng::seed_from_u64(seed ^ 0xcac4e));
     let mut history = History::new(seed, connect, replicas).await;
     let mut violation = None;
     for operation in &list {

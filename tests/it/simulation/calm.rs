@@ -8,9 +8,10 @@
 //! | the daily cycle replaces the pool | [`SETTLED_IN`] | a few at a time, each a start |
 //! | the pool is never below its base meanwhile | – | replacement first |
 //! | at the end every row of a VM ends | [`SETTLED_IN`] | a termination is confirmed within minutes |
+//! | caches: see `cache_calm` | – | – |
 //! | at the end nothing is left, in the cloud and in the rows | [`GONE_IN`] | what lost its row ends at its own end: idle maximum, task limit and a margin |
 
-use super::checks;
+use super::{cache_calm, checks};
 use super::history::History;
 use super::operations::Wish;
 use super::report::Violation;
@@ -20,7 +21,7 @@ use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::resource_class::Reserve;
 use vm_service::domain::settings::Settings;
 use vm_service::domain::task::Executor;
-use vm_service::sim::{MachineTruth, Outcome, VolumeLink};
+use vm_service::sim::{MachineTruth, Outcome};
 
 /// For tasks and pools.
 const SETTLED_IN: TimeDelta = TimeDelta::minutes(25);
@@ -51,6 +52,7 @@ pub(super) async fn calm(history: &mut History) -> Result<(), Violation> {
     until(history, "calm: every task that waits is ready or failed", SETTLED_IN, is_served).await?;
     leak(history).await?;
     death(history).await?;
+    cache_calm::serves(history).await?;
     for job in history.model.open() {
         history.release_job(job).await;
     }
@@ -130,6 +132,7 @@ async fn death(history: &mut History) -> Result<(), Violation> {
         keys: false,
         lease_seconds: None,
         max_run_seconds: 3600,
+        cache: None,
     };
     // When there are many jobs, one of them will do.
     let job = match history.request(&wish).await? {
@@ -180,35 +183,12 @@ pub(super) async fn quiesce(history: &mut History) -> Result<(), Violation> {
         }
         step(history).await?;
     }
-    volumes(history).await
+    cache_calm::rest(history).await
 }
 
 /// Rows of VMs that have not ended.
 async fn unended(history: &History) -> i64 {
     sqlx::query_scalar("select count(*) from vms.vms where state <> 'terminated'").fetch_one(&history.db.pool).await.unwrap()
-}
-
-/// Every volume is there, and belongs to its project.
-async fn volumes(history: &mut History) -> Result<(), Violation> {
-    for _ in 0..40 {
-        step(history).await?;
-    }
-    let rows: Vec<(String, String)> =
-        sqlx::query_as("select provider_id, project_id from vms.volumes where state <> 'deleted' and provider_id is not null")
-            .fetch_all(&history.db.pool)
-            .await
-            .unwrap();
-    let rows: BTreeMap<String, String> = rows.into_iter().collect();
-    let volumes = history.cluster.sim.volumes_truth();
-    if let Some(volume) = volumes.iter().find(|volume| volume.link == VolumeLink::Deleted) {
-        return Err(Violation::new("no volume is deleted", format!("{volume:?}")));
-    }
-    let made: BTreeMap<String, String> =
-        volumes.into_iter().map(|volume| (volume.provider_id, volume.tags.lineage.project_id)).collect();
-    if rows != made {
-        return Err(Violation::new("every volume is adopted for its project", format!("made: {made:?}, rows: {rows:?}")));
-    }
-    Ok(())
 }
 
 async fn begin(history: &mut History, change: impl FnOnce(&mut Settings)) {
@@ -220,20 +200,21 @@ async fn begin(history: &mut History, change: impl FnOnce(&mut Settings)) {
     settings.limits.vms = Some(200);
     settings.limits.in_flight = Some(40);
     settings.limits.vms_per_project = None;
+    settings.limits.volumes = None;
     settings.resource_classes.values_mut().for_each(|class| (class.limit, class.reserve) = (None, Reserve::default()));
     change(&mut settings);
     history.save(settings).await;
 }
 
 /// Some seconds, one round and all checks.
-async fn step(history: &mut History) -> Result<(), Violation> {
+pub(super) async fn step(history: &mut History) -> Result<(), Violation> {
     history.model.begin(history.now());
     history.cluster.log.push(format!("-- operation {}: a step", history.model.operation()));
     history.cluster.round(STEP, &mut history.rng).await;
     checks::all(history).await
 }
 
-async fn until(
+pub(super) async fn until(
     history: &mut History,
     rule: &'static str,
     bound: TimeDelta,

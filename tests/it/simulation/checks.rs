@@ -8,8 +8,9 @@
 //! | deadlines | a job past its time, of a silent dispatcher, or on a dead machine has its final answer soon |
 //! | rules | no call breaks a rule of the cloud; the database refuses no statement as a defect |
 //!
-//! Not here: limits (`limits`), what needs time to settle (`calm`).
+//! Not here: caches (`cache_checks`), limits (`limits`), what needs time to settle (`calm`).
 
+use super::cache_checks;
 use super::history::History;
 use super::limits;
 use super::model::{BY_OPERATOR, Job, RELEASED};
@@ -39,6 +40,7 @@ pub(super) async fn all(history: &mut History) -> Result<(), Violation> {
     ends(history, &machines)?;
     deadlines(history, &by_id)?;
     limits::hold(history, &machines).await?;
+    cache_checks::all(history, &machines).await?;
     rules(history)
 }
 
@@ -103,6 +105,7 @@ async fn claimed(history: &mut History, id: TaskId, machines: &BTreeMap<&str, &M
     if !keys.iter().all(|key| truth.keys.logins.contains(key)) {
         return wrong("a ready task's keys are in its machine", "one is missing".to_owned());
     }
+    cache_checks::ready(history, &row, truth)?;
     if let Some(job) = history.model.jobs.get_mut(&id) {
         (job.ready_at, job.machine, job.vm) = (row.view.ready_at, Some(machine), Some(vm.id));
     }
@@ -182,7 +185,7 @@ fn rules(history: &mut History) -> Result<(), Violation> {
     let fresh = history.cluster.sim.journal_from(seen);
     history.model.calls_seen += fresh.len();
     // Stops and starts are refused by state where they come late, or the machine has died meanwhile: nothing happens.
-    let by_state = |call: &&Call| ["stop_machine", "start_machine"].contains(&call.op);
+    let by_state = |call: &&Call| ["stop_machine", "start_machine"].contains(&call.op) || cache_checks::is_by_state(call);
     match fresh.iter().find(|call| call.outcome == Outcome::Refused && !by_state(call)) {
         Some(call) => Err(Violation::new("no call breaks a rule of the cloud", call.to_string())),
         None => Ok(()),

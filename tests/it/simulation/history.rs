@@ -1,6 +1,6 @@
 //! One history: a seed's operations, carried out one after the other, with rounds of all loops and every check after each.
 
-use super::checks;
+use super::{caches, checks};
 use super::cluster::{Cluster, INSTALLATION};
 use super::model::{BY_OPERATOR, Held, Job, Model, RELEASED};
 use super::operations::{Change, Operation, Wish};
@@ -19,13 +19,12 @@ use vm_service::db::vm_list::VmFilter;
 use vm_service::db::wake::Wake;
 use vm_service::domain::api::{Hold, VmView};
 use vm_service::domain::failure::{Failure, FailureCode};
-use vm_service::domain::ids::{LaunchId, TaskId, VolumeId};
+use vm_service::domain::ids::{LaunchId, TaskId};
 use vm_service::domain::preallocated::Pool;
 use vm_service::domain::settings::{ProviderChoice, Settings};
-use vm_service::domain::tags::{Origin, Tags, VolumeTags};
+use vm_service::domain::tags::{Origin, Tags};
 use vm_service::domain::task::{Executor, TaskRequest};
-use vm_service::provider::volumes::Volumes as _;
-use vm_service::sim::{FaultRates, Rules, Sim};
+use vm_service::sim::{FaultRates, Sim};
 
 /// A key that a job brings.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJFVYFMhlT7YTWEvJTC1Y0nWrTbGQ/u1Plu0xVKQkxJZ";
@@ -48,7 +47,7 @@ impl History {
     pub(super) async fn new(seed: u64, connect: &PgConnectOptions, replicas: usize) -> Self {
         let start = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
         let clock = HandClock::at(start);
-        let sim = Sim::strict(clock.clone(), Rules::default(), FaultRates::usual(), seed);
+        let sim = Sim::strict(clock.clone(), caches::cloud(seed), caches::bad_day(), seed);
         let pool = PgPoolOptions::new().max_connections(2).test_before_acquire(false).connect_lazy_with(connect.clone());
         let db = Db { pool, wake: Wake::default() };
         db.ensure_installation(INSTALLATION, start).await.unwrap();
@@ -123,6 +122,10 @@ impl History {
             }
             Operation::PlantVolume { project } => self.plant_volume(*project).await,
             Operation::KillMachine(pick) => self.kill_machine(*pick),
+            Operation::Build(pick) => self.build(*pick),
+            Operation::HoldVolume { volume, seconds } => self.hold_volume(*volume, *seconds).await,
+            Operation::UnholdVolume(pick) => self.unhold_volume(*pick).await,
+            Operation::DeleteVolume(pick) => self.delete_volume(*pick).await?,
             Operation::Faults(on) => self.set_faults(*on),
             Operation::DeleteRows => self.delete_rows().await,
             Operation::LoseDatabase => self.lose_database().await,
@@ -143,8 +146,8 @@ impl History {
             ssh_public_keys: if wish.keys { vec![KEY.to_owned()] } else { Vec::new() },
             max_run_seconds: None,
             lease_seconds: wish.lease_seconds,
-            docker_layer_caching: false,
-            cache_trust: vm_service::domain::lineage::Trust::Trusted,
+            docker_layer_caching: wish.cache.is_some(),
+            cache_trust: wish.cache.unwrap_or_default(),
             priority: wish.priority,
             labels: BTreeMap::new(),
         };
@@ -203,6 +206,7 @@ impl History {
     }
 
     pub(super) async fn release_job(&mut self, id: TaskId) {
+        self.build_at_the_end(id);
         self.db.release_task(id, self.now()).await.unwrap();
         if let Some(job) = self.model.jobs.get_mut(&id) {
             job.let_go = Some(RELEASED);
@@ -246,6 +250,9 @@ impl History {
                     Executor::RemoteDocker => reserve.remote_docker = count,
                 }
             }
+            Change::CacheWait(seconds) => settings.cache.wait_seconds = seconds,
+            Change::Volumes(limit) => settings.limits.volumes = limit,
+            Change::InactiveDays(days) => settings.cache.inactive_days = days,
             Change::Weight { project, weight } => {
                 settings.projects.entry(format!("project-{project}")).or_default().weight = weight;
             }
@@ -324,16 +331,6 @@ impl History {
         provider_id
     }
 
-    async fn plant_volume(&mut self, project: usize) {
-        let volume = VolumeId(self.cluster.fresh_id());
-        let tags =
-            VolumeTags { installation: INSTALLATION, volume, lineage: crate::support::lineage(&format!("project-{project}")) };
-        let planted = self.cluster.sim.create_volume(&crate::support::volume(&tags, "zone-a", &format!("volume-{volume}"))).await;
-        if let Err(error) = planted {
-            self.cluster.log.push(format!("planting a volume: {error}"));
-        }
-    }
-
     fn kill_machine(&mut self, pick: usize) {
         let live: Vec<String> = self.cluster.sim.live().into_keys().collect();
         if let Some(machine) = live.get(pick % live.len().max(1)) {
@@ -343,7 +340,7 @@ impl History {
 
     pub(super) fn set_faults(&mut self, on: bool) {
         self.faults = on;
-        self.cluster.sim.set_faults(if on { FaultRates::usual() } else { FaultRates::none() });
+        self.cluster.sim.set_faults(if on { caches::bad_day() } else { FaultRates::none() });
     }
 
     /// The runbook, on a live service: whatever runs may run between its lines.
@@ -359,7 +356,8 @@ impl History {
     async fn lose_database(&mut self) {
         sqlx::query(
             "truncate vms.tasks, vms.volumes, vms.vms, vms.launches, vms.events, vms.history, vms.orphans, vms.schedules, \
-             vms.breakers, vms.call_rates, vms.turns, vms.losses, vms.pulse, vms.listening",
+             vms.breakers, vms.call_rates, vms.turns, vms.losses, vms.pulse, vms.listening, vms.generations, vms.cache_uses, \
+             vms.engines",
         )
         .execute(&self.db.pool)
         .await

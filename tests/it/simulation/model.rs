@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, BTreeSet};
 use vm_service::db::settings::Versioned;
-use vm_service::domain::ids::{TaskId, VmId};
+use vm_service::domain::ids::{TaskId, VmId, VolumeId};
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::domain::settings::Settings;
 use vm_service::domain::task::TaskRequest;
@@ -76,6 +76,13 @@ pub(super) struct Held {
     pub(super) set: usize,
 }
 
+/// A hold of a volume.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldVolume {
+    pub(super) volume: VolumeId,
+    pub(super) until: DateTime<Utc>,
+}
+
 /// Settings, and since which operation they may be in force.
 #[derive(Clone, Debug)]
 struct Saved {
@@ -96,6 +103,14 @@ pub(super) struct Model {
     pub(super) served: BTreeMap<String, TaskId>,
     pub(super) holds: BTreeMap<String, Held>,
     pub(super) planted: BTreeMap<String, DateTime<Utc>>,
+    /// Volumes that an operator holds, by the provider's name.
+    pub(super) held_volumes: BTreeMap<String, HeldVolume>,
+    /// Volumes that were planted, by the provider's name.
+    pub(super) planted_volumes: BTreeSet<String>,
+    /// Machines whose end we asked for, as far as their volumes were looked at.
+    pub(super) asked_with_volumes: BTreeSet<String>,
+    /// Volumes that were looked at.
+    pub(super) volumes_seen: usize,
     pub(super) settings: Versioned,
     saved: Vec<Saved>,
     /// When rows were deleted, and at which operation.
@@ -122,6 +137,10 @@ impl Model {
             served: BTreeMap::new(),
             holds: BTreeMap::new(),
             planted: BTreeMap::new(),
+            held_volumes: BTreeMap::new(),
+            planted_volumes: BTreeSet::new(),
+            asked_with_volumes: BTreeSet::new(),
+            volumes_seen: 0,
             saved: vec![Saved { operation: 0, settings: settings.settings.clone() }],
             settings,
             losses: Vec::new(),
@@ -150,6 +169,11 @@ impl Model {
     /// The operation that runs.
     pub(super) fn operation(&self) -> usize {
         self.began.len().saturating_sub(1)
+    }
+
+    /// When the operation so many before this one began.
+    pub(super) fn began_before(&self, operations: usize) -> DateTime<Utc> {
+        self.began[self.operation().saturating_sub(operations)]
     }
 
     /// These settings were saved.
@@ -182,6 +206,7 @@ impl Model {
             job.bereft = true;
         }
         self.holds.clear();
+        self.held_volumes.clear();
         self.losses.push((now, self.operation()));
     }
 }

@@ -4,6 +4,7 @@
 use super::cluster::Cut;
 use rand::Rng as _;
 use rand::rngs::StdRng;
+use vm_service::domain::lineage::Trust;
 use vm_service::domain::task::Executor;
 
 /// One thing that befalls the service.
@@ -38,6 +39,15 @@ pub(super) enum Operation {
     },
     /// A machine dies.
     KillMachine(usize),
+    /// A job with a cache builds or uses layers.
+    Build(usize),
+    HoldVolume {
+        volume: usize,
+        seconds: i64,
+    },
+    UnholdVolume(usize),
+    /// An operator deletes a volume.
+    DeleteVolume(usize),
     Faults(bool),
     /// The three deletes of the runbook.
     DeleteRows,
@@ -57,6 +67,8 @@ pub(super) struct Wish {
     pub(super) keys: bool,
     pub(super) lease_seconds: Option<u32>,
     pub(super) max_run_seconds: i32,
+    /// It works on a cache, with this trust.
+    pub(super) cache: Option<Trust>,
 }
 
 /// What an operator changes.
@@ -75,14 +87,26 @@ pub(super) enum Change {
     Cycle { hour: u32 },
     Reserve { executor: Executor, class: &'static str, count: u32 },
     Weight { project: usize, weight: u32 },
+    CacheWait(u32),
+    Volumes(Option<u32>),
+    InactiveDays(u32),
 }
 
 /// How many projects there are.
 pub(super) const PROJECTS: usize = 6;
 
-/// A list of operations.
-pub(super) fn draw(count: usize, rng: &mut StdRng) -> Vec<Operation> {
+/// A list of operations; what has to do with caches is drawn from `caches`.
+pub(super) fn draw(count: usize, rng: &mut StdRng, caches: &mut StdRng) -> Vec<Operation> {
     let mut list: Vec<Operation> = (0..count).map(|_| one(rng)).collect();
+    for operation in &mut list {
+        if caches.random_bool(0.14) {
+            *operation = of_caches(caches);
+        } else if let Operation::Request(wish) = operation {
+            wish.cache = caches.random_bool(0.5).then(|| trust(caches));
+            // Few projects, so that they have more than one job.
+            wish.project = if wish.cache.is_some() { wish.project % 3 } else { wish.project };
+        }
+    }
     // The rare ones: at most one of each, and calm twice.
     if rng.random_bool(0.35) {
         put(&mut list, Operation::DeleteRows, rng);
@@ -127,6 +151,23 @@ fn one(rng: &mut StdRng) -> Operation {
     }
 }
 
+fn of_caches(rng: &mut StdRng) -> Operation {
+    let pick = rng.random_range(0..1000);
+    match rng.random_range(0..100) {
+        0..70 => Operation::Build(pick),
+        70..78 => Operation::HoldVolume { volume: pick, seconds: rng.random_range(60..=20_000) },
+        78..86 => Operation::UnholdVolume(pick),
+        86..91 => Operation::DeleteVolume(pick),
+        91..94 => Operation::Settings(Change::CacheWait(rng.random_range(5..=120))),
+        94..98 => Operation::Settings(Change::Volumes(rng.random_bool(0.7).then(|| rng.random_range(1..=8)))),
+        _ => Operation::Settings(Change::InactiveDays(rng.random_range(1..=3))),
+    }
+}
+
+fn trust(rng: &mut StdRng) -> Trust {
+    if rng.random_bool(0.7) { Trust::Trusted } else { Trust::Untrusted }
+}
+
 fn wish(rng: &mut StdRng) -> Wish {
     Wish {
         executor: executor(rng),
@@ -136,6 +177,7 @@ fn wish(rng: &mut StdRng) -> Wish {
         keys: rng.random_bool(0.3),
         lease_seconds: rng.random_bool(0.3).then(|| rng.random_range(10..=120)),
         max_run_seconds: if rng.random_bool(0.3) { rng.random_range(20..=600) } else { 3600 },
+        cache: None,
     }
 }
 
