@@ -51,8 +51,9 @@ impl Cloud {
     }
 }
 
-fn ready(warm: bool, used_bytes: u64) -> Mounted {
-    Mounted::Ready(CacheReady { warm, used_bytes, size_bytes: 100 << 30, notes: Vec::new() })
+/// Of a file system, which takes some for itself, with layers of so many bytes.
+fn ready(warm: bool, layers: u64) -> Mounted {
+    Mounted::Ready(CacheReady { warm, used_bytes: (1 << 20) + layers, size_bytes: 100 << 30, notes: Vec::new() })
 }
 
 fn trouble(mounted: Mounted) -> CacheTrouble {
@@ -75,7 +76,7 @@ async fn the_layers_of_a_job_are_there_for_the_next() {
     let layer = |id: &str, bytes| Layer { id: id.to_owned(), bytes };
     let made = cloud.unmounts(&first).await.unwrap();
     let all = vec![layer("app", 10), layer("base", 100)];
-    assert_eq!(made, Unmounted { used_bytes: 110, layers: all.clone(), used: all.clone(), notes: Vec::new() });
+    assert_eq!(made, Unmounted { used_bytes: (1 << 20) + 110, layers: all.clone(), used: all.clone(), notes: Vec::new() });
     cloud.sim.detach_volume(&volume).await.unwrap();
 
     let second = cloud.one("b").await;

@@ -147,10 +147,11 @@ pub(super) fn ready(history: &History, row: &TaskRow, machine: &MachineTruth) ->
         return Ok(());
     }
     let volumes = history.cluster.sim.volumes_truth();
-    let on = volumes.iter().find(|volume| volume.machine() == Some(&machine.provider_id));
-    match on {
-        Some(volume) if volume.content.mounted => Ok(()),
-        _ => wrong("a ready task works on its cache", format!("{cache:?}: {on:?}")),
+    // One that was not fit may be there beside it.
+    let on: Vec<&VolumeTruth> = volumes.iter().filter(|volume| volume.machine() == Some(&machine.provider_id)).collect();
+    match on.iter().any(|volume| volume.content.mounted) {
+        true => Ok(()),
+        false => wrong("a ready task works on its cache", format!("{cache:?}: {on:?}")),
     }
 }
 

@@ -112,10 +112,13 @@ impl History {
         let volume = VolumeId(self.cluster.fresh_id());
         let tags =
             VolumeTags { installation: INSTALLATION, volume, lineage: crate::support::lineage(&format!("project-{project}")) };
-        match self.cluster.sim.create_volume(&crate::support::volume(&tags, "zone-a", &format!("volume-{volume}"))).await {
-            Ok(made) => drop(self.model.planted_volumes.insert(made.provider_id)),
-            Err(error) => self.cluster.log.push(format!("planting a volume: {error}")),
+        let planted = self.cluster.sim.create_volume(&crate::support::volume(&tags, "zone-a", &format!("volume-{volume}"))).await;
+        if let Err(error) = planted {
+            self.cluster.log.push(format!("planting a volume: {error}"));
         }
+        // It may be there although the answer was lost.
+        let made = self.cluster.sim.volumes_truth().into_iter().filter(|truth| truth.tags.volume == volume);
+        self.model.planted_volumes.extend(made.map(|truth| truth.provider_id));
     }
 }
 
