@@ -7,8 +7,8 @@
 //! | at the end no volume moves and no state is being made | [`RESTS_IN`] | a snapshot that never completes is given up after six hours |
 //! | rows and truth agree; nobody calls for a volume any more | – | – |
 
-use super::calm::{step, until};
 use super::caches::is_cheap;
+use super::calm::{step, until};
 use super::history::History;
 use super::operations::Wish;
 use super::report::Violation;
@@ -90,7 +90,8 @@ pub(super) async fn rest(history: &mut History) -> Result<(), Violation> {
     for _ in 0..REST {
         step(history).await?;
     }
-    let asks = ["create_volume", "attach_volume", "detach_volume", "snapshot_volume", "find_snapshot", "mount_cache", "unmount_cache"];
+    let asks =
+        ["create_volume", "attach_volume", "detach_volume", "snapshot_volume", "find_snapshot", "mount_cache", "unmount_cache"];
     let calls = history.cluster.sim.journal_from(from);
     match calls.iter().find(|call| asks.contains(&call.op)) {
         Some(call) => Err(Violation::new("the service comes to rest", call.to_string())),
@@ -126,13 +127,19 @@ async fn agree(history: &History) -> Result<(), Violation> {
         .map(|it| (it.provider_id, format!("{} {}", it.tags.lineage.trust, it.tags.lineage.project_id)))
         .collect();
     if known != made {
-        return Err(Violation::new("every volume has its row, and every row its volume", format!("made: {made:?}, rows: {known:?}")));
+        return Err(Violation::new(
+            "every volume has its row, and every row its volume",
+            format!("made: {made:?}, rows: {known:?}"),
+        ));
     }
     let known = rows("select coalesce(provider_id, id::text), project_id from vms.generations where state <> 'deleted'").await;
     let made: BTreeMap<String, String> =
         sim.snapshots_truth().into_iter().map(|it| (it.provider_id, it.tags.lineage.project_id)).collect();
     if known != made {
-        return Err(Violation::new("every snapshot has its row, and every row its snapshot", format!("made: {made:?}, rows: {known:?}")));
+        return Err(Violation::new(
+            "every snapshot has its row, and every row its snapshot",
+            format!("made: {made:?}, rows: {known:?}"),
+        ));
     }
     Ok(())
 }

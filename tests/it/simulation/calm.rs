@@ -11,10 +11,10 @@
 //! | caches: see `cache_calm` | – | – |
 //! | at the end nothing is left, in the cloud and in the rows | [`GONE_IN`] | what lost its row ends at its own end: idle maximum, task limit and a margin |
 
-use super::{cache_calm, checks};
 use super::history::History;
 use super::operations::Wish;
 use super::report::Violation;
+use super::{cache_calm, checks};
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use std::collections::BTreeMap;
 use vm_service::domain::lifecycle::TaskState;

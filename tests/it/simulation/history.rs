@@ -1,10 +1,10 @@
 //! One history: a seed's operations, carried out one after the other, with rounds of all loops and every check after each.
 
-use super::{caches, checks};
 use super::cluster::{Cluster, INSTALLATION};
 use super::model::{BY_OPERATOR, Held, Job, Model, RELEASED};
 use super::operations::{Change, Operation, Wish};
 use super::report::Violation;
+use super::{caches, checks};
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
