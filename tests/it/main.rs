@@ -14,6 +14,7 @@ mod api_wait;
 mod bad_start;
 mod cache_rules;
 mod cache_scenes;
+mod cache_vms;
 mod cli;
 mod constraints;
 mod contract;
