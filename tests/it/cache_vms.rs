@@ -7,6 +7,12 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+mod apart;
+mod both_stores;
+mod damaged;
+mod full;
+mod killed;
+mod parallel;
 mod remote;
 
 /// What each script here begins with. `layer NAME MIB [FROM]` builds an image whose layer holds files with random bytes and their sums,
@@ -41,6 +47,9 @@ fn start_on(name: &str, volume_gib: u32, images: Option<&Path>) -> Service {
         settings["limits"]["volumes"] = 12.into();
         settings["cache"]["volume_gib"] = volume_gib.into();
         settings["cache"]["wait_seconds"] = 300.into();
+        // The machine may have much else to do.
+        settings["timeouts"]["ssh_connect_ms"] = 600_000.into();
+        settings["timeouts"]["vm_start_ms"] = 900_000.into();
     });
     service
 }
@@ -64,7 +73,7 @@ fn job(service: &Service, project: &str, options: &[&str], script: &str) -> Chil
 fn said(service: &Service, job: Child) -> String {
     let output = job.wait_with_output().unwrap();
     let (out, err) = text(&output);
-    assert_eq!(output.status.code(), Some(0), "{out}\n{err}\n{}", service.log());
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}\n{}\n{}", timelines(service), service.log());
     out
 }
 
@@ -109,6 +118,13 @@ fn cache_of_newest(service: &Service, project: &str) -> (bool, String) {
 fn timeline_of_newest(service: &Service, project: &str) -> String {
     let id = service.json(&["tasks", "list", "--project", project])[0]["id"].as_str().unwrap().to_owned();
     text(&service.command(&["tasks", "timeline", &id]).output().unwrap()).0
+}
+
+/// Every task's timeline.
+fn timelines(service: &Service) -> String {
+    let ids: Vec<String> =
+        service.json(&["tasks", "list"]).as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
+    ids.iter().map(|id| text(&service.command(&["tasks", "timeline", id]).output().unwrap()).0).collect::<Vec<_>>().join("\n")
 }
 
 fn median(mut of: Vec<f64>) -> f64 {
