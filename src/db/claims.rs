@@ -25,6 +25,8 @@ pub struct Preparing {
     pub claimed_at: DateTime<Utc>,
     /// Nothing is decided about its cache yet.
     pub wants_cache: bool,
+    /// Another VM could not be made fit for it.
+    pub unfit_before: bool,
 }
 
 impl Db {
@@ -65,6 +67,7 @@ impl Db {
                where t.id = due.id and v.id = t.vm_id
                returning t.id as "id: TaskId", t.lease_token, t.request as "request: Json<TaskRequest>", v.id as "vm_id: VmId",
                          coalesce(t.claimed_at, $1) as "claimed_at!", (t.caching and t.cache_reason is null) as "wants_cache!",
+                         t.unfit_vms > 0 as "unfit_before!",
                          v.identity_sealed, v.address, v.ssh_port, v.docker_port"#,
             now,
             limit,
@@ -85,6 +88,7 @@ impl Db {
                     request: row.request.0,
                     claimed_at: row.claimed_at,
                     wants_cache: row.wants_cache,
+                    unfit_before: row.unfit_before,
                 })
             })
             .collect())

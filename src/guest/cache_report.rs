@@ -107,7 +107,9 @@ pub(super) fn layers(sections: &[Section<'_>], used: &Used) -> (Vec<Layer>, Vec<
         }
     }
     for (name, text) in sections {
-        let Some(_) = name.strip_prefix("image ").filter(|id| used.images.contains(*id)) else { continue };
+        if !name.strip_prefix("image ").is_some_and(|id| used.images.contains(id)) {
+            continue;
+        }
         let Ok(image) = serde_json::from_slice::<Value>(text) else { continue };
         let diffs: Vec<&str> = array(&image["RootFS"]["Layers"]).iter().filter_map(Value::as_str).collect();
         of_job.extend(chains(&diffs));

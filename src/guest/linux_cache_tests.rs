@@ -127,7 +127,8 @@ fn a_planted_link_for_a_kept_folder_goes_and_one_inside_it_is_refused() {
 
 #[test]
 fn a_store_with_something_missing_is_damaged() {
-    let broken: [(&str, fn(&Path)); 6] = [
+    type Break = fn(&Path);
+    let broken: [(&str, Break); 6] = [
         ("A layer has no cache-id.", |images| std::fs::remove_file(images.join(format!("layerdb/sha256/{A}/cache-id"))).unwrap()),
         ("A layer has no size.", |images| std::fs::remove_file(images.join(format!("layerdb/sha256/{A}/size"))).unwrap()),
         ("A layer has an unreadable size.", |images| write(&images.join(format!("layerdb/sha256/{A}/size")), "12x")),

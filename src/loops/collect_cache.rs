@@ -54,7 +54,7 @@ pub async fn gather(world: &World, provider: &dyn Provider, volumes: &dyn Volume
         in_use,
         count,
         limit,
-        free: volumes.space().await?.map(|space| space.free_part()),
+        free: volumes.space().await?.filter(|space| space.is_short_of(1.0)).map(|space| space.free_part()),
         inactive: world.settings().cache.inactive(),
     })
 }

@@ -102,6 +102,11 @@ async fn cache(
     identity: &Identity,
 ) -> anyhow::Result<Fit> {
     let (db, now) = (&world.db, world.clock.now());
+    // What cost one VM does not cost a second one.
+    if task.unfit_before {
+        db.go_without(task.id, "another VM could not be made fit for it.", now).await?;
+        return Ok(Fit::Yes);
+    }
     let until = task.claimed_at + world.settings().cache.wait();
     let volume = db.find_brought(task).await?;
     let (Some(volume), Some(volumes)) = (volume.filter(|it| it.state == VolumeState::Attached), provider.volumes()) else {
@@ -120,7 +125,16 @@ async fn cache(
     let disk = CacheDisk { serial, engine: volume.engine.clone(), content: content(volume.content) };
     db.begin_mount(task, volume.id).await?;
     let patience = (until - now).max(MOUNT_AT_LEAST).to_std().unwrap_or_default();
-    let (trouble, detail) = match world.guest.mount_cache(ssh, identity, &disk, patience).await? {
+    let mounted = match world.guest.mount_cache(ssh, identity, &disk, patience).await {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            // Its engine may stand still: the VM is of no use, and nobody knows what is on the volume. What it is a copy of is not to blame.
+            let unknown = Brought { copy_of: None, ..volume };
+            db.refuse_volume(task, &unknown, &format!("it could not be mounted: {error}"), world.clock.now()).await?;
+            return Err(error.into());
+        }
+    };
+    let (trouble, detail) = match mounted {
         Mounted::Ready(ready) => {
             let reason = hit_or_miss(&volume, ready.warm, ready.used_bytes);
             db.note_mounted(task, &volume, (ready.warm, &reason), &ready.notes, world.clock.now()).await?;

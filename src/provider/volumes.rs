@@ -75,7 +75,15 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// More than this is room enough, on however large a disk.
+const PLENTY: u64 = 20 << 30;
+
 impl Space {
+    /// Whether less than this part is free, and less than 20 GiB.
+    pub fn is_short_of(&self, part: f64) -> bool {
+        self.free_bytes < PLENTY && self.free_part() < part
+    }
+
     /// The part of it that is free, 0 to 1.
     #[allow(clippy::cast_precision_loss, reason = "of disks of less than 2^53 bytes")]
     pub fn free_part(&self) -> f64 {

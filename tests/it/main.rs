@@ -16,6 +16,7 @@ mod cache_rules;
 mod cache_scenes;
 mod cache_seed;
 mod cache_troubles;
+mod cache_vms;
 mod cli;
 mod constraints;
 mod contract;

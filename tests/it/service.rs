@@ -12,6 +12,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vm-service");
 pub(crate) struct Service {
     pub(crate) data: PathBuf,
     port: u16,
+    images: Option<PathBuf>,
     process: Child,
 }
 
@@ -28,12 +29,14 @@ pub(crate) fn free_port() -> u16 {
 
 impl Service {
     pub(crate) fn start(name: &str) -> Self {
-        Self::start_in(data_folder(name), free_port())
+        Self::start_on(name, None)
     }
 
-    fn start_in(data: PathBuf, port: u16) -> Self {
-        let process = spawn(&data, port);
-        let mut service = Self { data, port, process };
+    /// With VMs from these images, or from those that the environment names.
+    pub(crate) fn start_on(name: &str, images: Option<&Path>) -> Self {
+        let (data, port, images) = (data_folder(name), free_port(), images.map(Path::to_owned));
+        let process = spawn(&data, port, images.as_deref());
+        let mut service = Self { data, port, images, process };
         service.wait_for_up();
         service
     }
@@ -106,7 +109,7 @@ impl Service {
 
     /// Starts it again, on the same data and port.
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(&self.data, self.port);
+        self.process = spawn(&self.data, self.port, self.images.as_deref());
         self.wait_for_up();
     }
 
@@ -133,7 +136,8 @@ impl Service {
         for vm in vms.iter().filter(|vm| vm["state"] != "terminated") {
             drop(self.command(&["vms", "terminate", vm["id"].as_str().unwrap_or_default()]).output());
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
+        // A volume is unmounted first, for up to two minutes.
+        let deadline = Instant::now() + Duration::from_secs(150);
         while !vms.is_empty() && !self.machines().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -168,11 +172,12 @@ fn log_file(data: &Path) -> PathBuf {
     data.with_extension("log")
 }
 
-fn spawn(data: &Path, port: u16) -> Child {
+fn spawn(data: &Path, port: u16, images: Option<&Path>) -> Child {
     let log = File::options().create(true).append(true).open(log_file(data)).unwrap();
     Command::new(BINARY)
         .args(["up", "--network", "closed", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
+        .envs(images.map(|images| ("VM_SERVICE_IMAGES", images)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

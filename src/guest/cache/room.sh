@@ -59,7 +59,7 @@ prune() {
         done
     fi
     # What is pruned last may have been used by an image.
-    if [ "$used" -gt "$goal" ] && [ "$total" -gt 0 ]; then
+    if [ "$used" -gt "$goal" ]; then
         ask POST '/build/prune?all=true' 300 >/dev/null 2>&1 || :
         settled
     fi
