@@ -53,7 +53,7 @@ fn the_first_job_of_a_seeded_project_is_warm() {
     let first = out.split(' ').next().unwrap().to_owned();
     assert!(!std::fs::read_dir(&data).unwrap().any(|it| it.unwrap().file_name().to_string_lossy().starts_with("seed-")));
 
-    let script = "sudo docker image ls -q seeded:1; head -c 9000000 /dev/urandom >more; tar -c more | sudo docker import -q - more:1 >/dev/null";
+    let script = "sudo docker image ls -q seeded:1; head -c 9000000 /dev/urandom >more; tar -c more | sudo docker import - more:1 >/dev/null";
     let job = service.command(&["run", "--docker-layer-caching", "--project", "p", "--", "sh", "-c", script]).output().unwrap();
     let (out, err) = text(&job);
     assert!(job.status.success() && !out.trim().is_empty(), "{out}{err}\n{}", service.log());

@@ -17,13 +17,13 @@ pub const CLUSTER_BYTES: u64 = disk::CLUSTER_BYTES;
 /// For reading the tables of one disk.
 const MAP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An extent as `qemu-img map` tells it; `depth` 0 is the disk itself.
-#[derive(Deserialize)]
+/// An extent as `qemu-img map` tells it; `depth` 0 is the disk itself. One without data reads as zeros.
+#[derive(Debug, Deserialize)]
 struct Extent {
     start: u64,
     length: u64,
     depth: usize,
-    present: bool,
+    data: bool,
 }
 
 impl OnHost {
@@ -65,13 +65,47 @@ impl OnHost {
             let Some(below) = disk::backing(&self.store.snapshot_disk(&at))? else { return Ok(None) };
             at = below;
         }
-        let disk = self.store.snapshot_disk(newer);
-        let arguments = ["map", "--output=json", "-f", "qcow2", &disk.to_string_lossy()];
-        let said = process::run("qemu-img", &arguments, MAP_DEADLINE).await.context("reading the tables of a snapshot")?;
-        let extents: Vec<Extent> = serde_json::from_str(&said).context("reading what qemu-img says")?;
-        let size = extents.last().map_or(0, |last| last.start + last.length);
-        let changed = extents.into_iter().filter(|it| it.present && it.depth < steps);
-        Ok(Some((size, changed.map(|it| (it.start, it.length)).collect())))
+        let (before, after) = (extents(&self.store.snapshot_disk(older)).await?, extents(&self.store.snapshot_disk(newer)).await?);
+        let size = after.last().map_or(0, |last| last.start + last.length);
+        Ok(Some((size, changed(&before, &after, steps))))
+    }
+}
+
+async fn extents(disk: &Path) -> anyhow::Result<Vec<Extent>> {
+    let arguments = ["map", "--output=json", "-f", "qcow2", &disk.to_string_lossy()];
+    let said = process::run("qemu-img", &arguments, MAP_DEADLINE).await.context("reading the tables of a snapshot")?;
+    serde_json::from_str(&said).context("reading what qemu-img says")
+}
+
+/// Where the newest `steps` disks hold data, and where they say zeros over data: a guest gives free space back at each unmount, and
+/// zeros over nothing are no change.
+fn changed(before: &[Extent], after: &[Extent], steps: usize) -> Vec<(u64, u64)> {
+    let mut changed = Vec::new();
+    for it in after.iter().filter(|it| it.depth < steps) {
+        if it.data {
+            changed.push((it.start, it.length));
+            continue;
+        }
+        for was in before.iter().filter(|was| was.data) {
+            let (from, to) = (it.start.max(was.start), (it.start + it.length).min(was.start + was.length));
+            if from < to {
+                changed.push((from, to - from));
+            }
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_a_change_and_zeros_only_over_data() {
+        let extent = |start, length, depth, data| Extent { start, length, depth, data };
+        let before = [extent(0, 10, 0, true), extent(10, 90, 0, false)];
+        let after = [extent(0, 4, 2, true), extent(4, 2, 1, true), extent(6, 50, 0, false), extent(56, 44, 2, false)];
+        assert_eq!(changed(&before, &after, 2), [(4, 2), (6, 4)]);
     }
 }
 
