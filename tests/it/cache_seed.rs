@@ -39,7 +39,7 @@ fn the_first_job_of_a_seeded_project_is_warm() {
     let files = tempfile::tempdir_in("/var/tmp").unwrap();
     std::fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = files.path().join("images.tar");
-    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     archive(&path, "seeded:1", &content);
 
     let wrong =

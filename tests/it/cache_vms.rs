@@ -132,6 +132,7 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
+#[allow(clippy::disallowed_methods, reason = "long runs are told how long, as those of kills are")]
 fn number_from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |number| number.parse().unwrap())
 }

@@ -27,7 +27,7 @@ fn found(out: &str) -> (u32, String) {
 }
 
 #[test]
-#[ignore = "four VMs whose whole disks are read; not yet seen to pass, so nothing runs it"]
+#[ignore = "four VMs whose whole disks are read; make proof runs it"]
 fn a_second_project_finds_nothing_and_no_marker() {
     let service = start("cache-apart", 1);
     let (marker, planted) = (Uuid::new_v4().simple().to_string(), Uuid::new_v4().simple().to_string());

@@ -96,19 +96,6 @@ fn changed(before: &[Extent], after: &[Extent], steps: usize) -> Vec<(u64, u64)>
     changed
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_is_a_change_and_zeros_only_over_data() {
-        let extent = |start, length, depth, data| Extent { start, length, depth, data };
-        let before = [extent(0, 10, 0, true), extent(10, 90, 0, false)];
-        let after = [extent(0, 4, 2, true), extent(4, 2, 1, true), extent(6, 50, 0, false), extent(56, 44, 2, false)];
-        assert_eq!(changed(&before, &after, 2), [(4, 2), (6, 4)]);
-    }
-}
-
 async fn import(on_host: &OnHost, raw: &Path, spec: &SnapshotSpec, size_gib: u32) -> anyhow::Result<String> {
     let (store, ours) = (&on_host.store, on_host.config.installation);
     let id = name("snap", ours, &spec.client_token)?;
@@ -126,4 +113,17 @@ async fn import(on_host: &OnHost, raw: &Path, spec: &SnapshotSpec, size_gib: u32
     let _held = store.lock().await?;
     store.place_snapshot(&snapshot, |place| std::fs::rename(&aside, place))?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_a_change_and_zeros_only_over_data() {
+        let extent = |start, length, depth, data| Extent { start, length, depth, data };
+        let before = [extent(0, 10, 0, true), extent(10, 90, 0, false)];
+        let after = [extent(0, 4, 2, true), extent(4, 2, 1, true), extent(6, 50, 0, false), extent(56, 44, 2, false)];
+        assert_eq!(changed(&before, &after, 2), [(4, 2), (6, 4)]);
+    }
 }
