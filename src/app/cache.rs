@@ -6,11 +6,12 @@ use super::embedded::Embedded;
 use super::look::{InForce, NO_INSTALLATION, database, folder};
 use super::service::on_host_config;
 use super::service_user;
-use crate::admin::cache::diff::{self, Compare, Named};
+use crate::admin::cache::diff::{self, Compare, Generations, Named};
 use crate::admin::cache::image::{self, Wish};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::Config;
-use crate::db::seeds::Seeded;
+use crate::db::Db;
+use crate::db::seeds::{Home, Seeded};
 use crate::domain::ids::{GenerationId, InstallationId};
 use crate::domain::lineage::{Engine, Layer, Lineage, Store, Trust};
 use crate::domain::settings::ProviderChoice;
@@ -19,6 +20,7 @@ use crate::provider::Provider as _;
 use crate::provider::onhost::OnHost;
 use crate::provider::volumes::SnapshotSpec;
 use anyhow::Context as _;
+use async_trait::async_trait;
 use clap::{Args, Subcommand};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -113,7 +115,7 @@ async fn read(data: &Path, config: &Config) -> InForce {
 
 async fn compare(asked: &DiffArguments, data: &Path, config: &Config) -> anyhow::Result<()> {
     let in_force = read(data, config).await;
-    let rows = database(data, Some(config))?;
+    let rows = Rows(database(data, Some(config)).ok());
     let region = in_force.settings.ec2.region.clone().unwrap_or_default();
     let mut able: Vec<Box<dyn Compare>> = Vec::new();
     if in_force.settings.provider == ProviderChoice::OnHost {
@@ -126,6 +128,19 @@ async fn compare(asked: &DiffArguments, data: &Path, config: &Config) -> anyhow:
     let able: Vec<&dyn Compare> = able.iter().map(AsRef::as_ref).collect();
     let changes = diff::diff(&asked.first, &asked.second, &rows, &region, &able).await?;
     diff::print(&changes, asked.json, &mut std::io::stdout().lock())
+}
+
+/// The rows of generations, where there is a database.
+struct Rows(Option<Db>);
+
+#[async_trait]
+impl Generations for Rows {
+    async fn find_generation(&self, id: GenerationId) -> anyhow::Result<Option<Home>> {
+        match &self.0 {
+            Some(db) => db.find_generation(id).await,
+            None => anyhow::bail!("generation {id} cannot be looked up without the service's database: name its snapshot (snap-…)"),
+        }
+    }
 }
 
 /// A raw image of a volume, and what is known of it.
@@ -146,11 +161,15 @@ async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Re
     for archive in &asked.archives {
         std::fs::File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     }
-    // A folder of its own below the data, gone at the end: the VM's disk does not fit into every /tmp.
-    let folder = tempfile::Builder::new().prefix("seed-").tempdir_in(data).context("making a folder for the volume")?;
+    // Gone at the end, with the image that was made in it.
+    let mut folder = None;
     let source = match &asked.image {
         Some(raw) => finished(asked, raw)?,
-        None => make(asked, folder.path(), data, config).await?,
+        None => {
+            // Below the data: the VM's disk does not fit into every /tmp.
+            let made = tempfile::Builder::new().prefix("seed-").tempdir_in(data).context("making a folder for the volume")?;
+            make(asked, folder.insert(made).path(), data, config).await?
+        }
     };
     if let Some(keep) = &asked.keep {
         std::fs::copy(&source.raw, keep).with_context(|| format!("keeping the image as {}", keep.display()))?;
@@ -177,10 +196,17 @@ async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Re
         layers: &source.layers,
         used_bytes: source.used_bytes,
     };
-    database(data, Some(config))?.insert_seeded(&seeded, ServiceClock::new().now()).await.context("keeping the good state")?;
+    let mut notes = std::io::stderr().lock();
+    match database(data, Some(config)) {
+        Ok(db) => db.insert_seeded(&seeded, ServiceClock::new().now()).await.context("keeping the good state")?,
+        Err(_) => {
+            writeln!(notes, "No database is configured here: the service takes it in by its tags, and checks it at its first use.")?
+        }
+    }
     let Engine { architecture, store, major } = &lineage.engine;
     let of = format!("for {architecture} machines whose engine has major version {major} and the {store} store");
-    Ok(writeln!(std::io::stdout().lock(), "{generation} ({snapshot}): project {} begins with it, {of}.", lineage.project_id)?)
+    writeln!(notes, "The next job of project {} begins with it, {of}.", lineage.project_id)?;
+    Ok(writeln!(std::io::stdout().lock(), "{generation} {snapshot}")?)
 }
 
 fn finished(asked: &SeedArguments, raw: &Path) -> anyhow::Result<Source> {

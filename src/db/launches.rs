@@ -236,14 +236,21 @@ impl Db {
                select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2) as "queued!",
                       (select count(*) from vms.vms
                        where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2) as "reserved!",
-                      (select count(*) from vms.vms
-                       where state in ('booting', 'available') and executor = $1 and resource_class = $2
-                         and project_id is not null) as "marked!""#,
+                      (select coalesce(sum(least(m.vms, q.tasks)), 0)::bigint
+                       from (select project_id, cache_trust, count(*) as vms from vms.vms
+                             where state in ('booting', 'available') and executor = $1 and resource_class = $2
+                               and project_id is not null and (hold_until is null or hold_until <= $3)
+                             group by project_id, cache_trust) m
+                       join (select project_id, cache_trust, count(*) as tasks from vms.tasks
+                             where state = 'queued' and caching and executor = $1 and resource_class = $2
+                             group by project_id, cache_trust) q using (project_id, cache_trust)) as "marked!""#,
             launch.executor.as_str(),
             launch.resource_class,
+            now,
         )
         .fetch_one(&mut *connection)
         .await?;
+        // A VM that a volume is brought to is for a task of its owner only.
         // What the whole launch would add is not needed only when the rest is enough by itself.
         Ok(supply + asked.marked + asked.reserved - launch.wanted < asked.queued + i64::from(kept))
     }

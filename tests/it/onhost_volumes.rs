@@ -76,7 +76,7 @@ async fn a_volume_comes_to_a_guest_leaves_it_and_outlives_it() {
     let other = open(data.path(), installation(1), VmNetwork::Closed).await;
     let (owner, stranger) = (lineage("a"), lineage("b"));
     let id = make(&on_host, &volume("one", &owner, None)).await;
-    let second = make(&on_host, &volume("two", &owner, None)).await;
+    let second = make(&on_host, &volume("two", &stranger, None)).await;
     let (serial, vm) = (on_host.serial(&id), "onhost-it-volumes-0".to_owned());
     assert_eq!(serial.len(), 20);
 
@@ -104,7 +104,7 @@ async fn a_volume_comes_to_a_guest_leaves_it_and_outlives_it() {
     let name = wait_for("the disk is in the guest", async || disk(&guest, &serial).await).await;
     println!("figure onhost_attach_seen {} ms", began.elapsed().as_millis());
     other.attach_volume(&id, &vm, &owner).await.unwrap();
-    assert_eq!(refused(other.attach_volume(&second, &vm, &owner).await), "AttachmentLimitExceeded");
+    assert_eq!(refused(other.attach_volume(&second, &vm, &stranger).await), "WrongOwner", "the VM has a volume of another owner");
     assert_eq!(said(&guest, &format!("cat /sys/block/{name}/size")).await, format!("{}\n", 1 << 21));
     write(&guest, &name, "252", 0).await;
 

@@ -53,7 +53,7 @@ async fn always(alone: &Alone) {
 
 async fn spot(alone: &mut Alone) {
     alone.set(|settings| settings.resource_classes.get_mut("medium").unwrap().ec2.market = Market::Spot);
-    assert_eq!(Features::of(&alone.settings), Features { spot: true, ..Features::default() });
+    assert_eq!(Features::of(&alone.settings), Features { spot: true, volumes: true, ..Features::default() });
     alone.ec2.list_notices().await.unwrap();
     let ids = alone.machines("spot", 1).await;
     assert!(alone.cloud.instances().await.iter().any(|it| it.id == ids[0] && it.spot));

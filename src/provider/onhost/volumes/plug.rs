@@ -43,9 +43,14 @@ pub(super) async fn attach(on_host: &OnHost, volume: &str, machine: &str, owner:
             }
             freeze::finish(store, &record).await?;
             let _held = store.lock().await?;
+            // One that was not fit may still be there; nothing of another owner ever is.
             for other in store.volume_names()? {
-                if store.link(&other)?.is_some_and(|link| link.machine == machine) {
-                    return refused(format!("AttachmentLimitExceeded: {machine} has {other}"));
+                if !store.link(&other)?.is_some_and(|link| link.machine == machine) {
+                    continue;
+                }
+                let theirs = store.our_volume(&other, ours)?.map(|other| other.tags.lineage);
+                if theirs.is_none_or(|it| (&it.project_id, it.trust) != (&owner.project_id, owner.trust)) {
+                    return refused(format!("WrongOwner: {machine} has {other} of another owner"));
                 }
             }
             store.set_link(volume, &Link { machine: machine.to_owned(), stage: Stage::Attaching })?;

@@ -104,14 +104,16 @@ async fn a_wish_that_stopped_on_its_way_is_seen_by_everybody_and_ends_with_the_m
     let data = tempfile::tempdir().unwrap();
     let (on_host, other) = (open(data.path(), OURS).await, open(data.path(), OURS).await);
     let owner = lineage("a", Trust::Trusted);
-    let (id, second) = (make(&on_host, &volume("t", None)).await, make(&on_host, &volume("u", None)).await);
+    let mut theirs = volume("u", None);
+    theirs.tags.lineage = lineage("b", Trust::Trusted);
+    let (id, second) = (make(&on_host, &volume("t", None)).await, make(&on_host, &theirs).await);
     let (_, alive) = machine(&on_host, "onhost-a-0");
     let _other_lives = machine(&on_host, "onhost-b-0");
     // QEMU does not answer.
     assert!(matches!(on_host.attach_volume(&id, "onhost-a-0", &owner).await, Err(ProviderError::Transient { .. })));
     is_seen(&other, &id, Some("onhost-a-0"), true).await;
     is_refused(other.attach_volume(&id, "onhost-b-0", &owner).await, "VolumeInUse");
-    is_refused(other.attach_volume(&second, "onhost-a-0", &owner).await, "AttachmentLimitExceeded");
+    is_refused(other.attach_volume(&second, "onhost-a-0", &theirs.tags.lineage).await, "WrongOwner");
     is_refused(other.delete_volume(&id).await, "VolumeInUse");
     is_refused(other.snapshot_volume(&id, &snapshot("s")).await, "VolumeInUse");
     assert!(matches!(other.detach_volume(&id).await, Err(ProviderError::Transient { .. })));
