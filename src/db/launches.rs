@@ -235,7 +235,8 @@ impl Db {
             r#"-- launches::is_launch_needed
                select (select count(*) from vms.tasks where state = 'queued' and executor = $1 and resource_class = $2) as "queued!",
                       (select count(*) from vms.vms
-                       where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2) as "reserved!",
+                       where state in ('stopping', 'stopped') and executor = $1 and resource_class = $2
+                         and (hold_until is null or hold_until <= $3)) as "reserved!",
                       (select coalesce(sum(least(m.vms, q.tasks)), 0)::bigint
                        from (select project_id, cache_trust, count(*) as vms from vms.vms
                              where state in ('booting', 'available') and executor = $1 and resource_class = $2
