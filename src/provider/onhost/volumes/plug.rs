@@ -45,7 +45,7 @@ pub(super) async fn attach(on_host: &OnHost, volume: &str, machine: &str, owner:
             let _held = store.lock().await?;
             // One that was not fit may still be there; nothing of another owner ever is.
             for other in store.volume_names()? {
-                if !store.link(&other)?.is_some_and(|link| link.machine == machine) {
+                if store.link(&other)?.is_none_or(|link| link.machine != machine) {
                     continue;
                 }
                 let theirs = store.our_volume(&other, ours)?.map(|other| other.tags.lineage);
