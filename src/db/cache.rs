@@ -3,6 +3,7 @@
 //! Not here: the intent to bring one (`cache_gifts`); how it moves (`volume_moves`); what is kept of it afterwards (`generations`).
 
 use super::events::{self, Event};
+use super::volume_ends::begin_deletion;
 use super::{Db, DbError};
 use crate::domain::ids::{GenerationId, TaskId, VmId, VolumeId};
 use crate::domain::lineage::{Engine, Lineage, Store, Trust};
@@ -146,28 +147,24 @@ impl Db {
     /// See [`DbError`].
     pub async fn drop_least_recently_used(&self, place: (&str, &str), reason: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut tx = self.pool.begin().await?;
-        let gone = sqlx::query_scalar!(
+        let last = sqlx::query_scalar!(
             r#"-- cache::drop_least_recently_used
-               update vms.volumes set state = 'deleting', reason = $3, due_at = $4, asked_at = null, deadline_at = null
-               where id = (select id from vms.volumes
-                           where state in ('available', 'quarantined') and provider = $1 and place = $2
-                             and (hold_until is null or hold_until <= $4)
-                           order by state = 'available', last_used_at, id limit 1 for update skip locked)
-               returning id as "id: VolumeId""#,
+               select id as "id: VolumeId" from vms.volumes
+               where state in ('available', 'quarantined') and provider = $1 and place = $2 and (hold_until is null or hold_until <= $3)
+               order by state = 'available', last_used_at, id limit 1 for update skip locked"#,
             place.0,
             place.1,
-            reason,
             now,
         )
         .fetch_optional(&mut *tx)
         .await?;
-        if let Some(volume) = gone {
-            let message = format!("Volume {volume} is deleted: {reason}.");
-            events::insert(&mut tx, now, Event { kind: "volume.deleting", task: None, vm: None, message }).await?;
-        }
+        let begun = match last {
+            Some(volume) => begin_deletion(&mut tx, volume, reason, now).await?,
+            None => false,
+        };
         tx.commit().await?;
         self.wake.send();
-        Ok(gone.is_some())
+        Ok(begun)
     }
 }
 

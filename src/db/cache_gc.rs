@@ -1,11 +1,12 @@
 //! What the garbage collection of caches reads and writes: idle volumes and good states, and snapshots held against rows.
 
-use super::events::{self, Event};
+use super::volume_ends::begin_deletion;
 use super::{Db, DbError};
 use crate::domain::ids::{GenerationId, VolumeId};
 use crate::domain::lineage::Trust;
 use crate::domain::plan::gc_cache::{Decision, IdleGeneration, IdleVolume, SeenSnapshot};
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 impl Db {
     /// The volumes that no VM has, without held ones.
@@ -75,20 +76,7 @@ impl Db {
     pub async fn drop_idle(&self, decision: &Decision, now: DateTime<Utc>) -> Result<(), DbError> {
         for (volume, reason) in &decision.volumes {
             let mut tx = self.pool.begin().await?;
-            let done = sqlx::query!(
-                "-- cache_gc::drop_idle
-                 update vms.volumes set state = 'deleting', reason = $2, due_at = $3, asked_at = null, deadline_at = null
-                 where id = $1 and state in ('available', 'quarantined') and (hold_until is null or hold_until <= $3)",
-                volume.0,
-                reason,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
-            if done.rows_affected() == 1 {
-                let message = format!("Volume {volume} is deleted: {reason}.");
-                events::insert(&mut tx, now, Event { kind: "volume.deleting", task: None, vm: None, message }).await?;
-            }
+            begin_deletion(&mut tx, *volume, reason, now).await?;
             tx.commit().await?;
         }
         for (generation, reason) in &decision.generations {
@@ -101,7 +89,7 @@ impl Db {
     }
 
     /// Holds the provider's snapshots of a place against our rows: binds those that a row waits for, and takes those without a row back
-    /// as states that must be checked. Returns rows made before `since` whose snapshot is not among them.
+    /// as states that must be checked, under their own id or, if that is taken, a fresh one. Returns rows made before `since` whose snapshot is not among them.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -110,6 +98,7 @@ impl Db {
         place: (&str, &str),
         seen: &[SeenSnapshot],
         since: DateTime<Utc>,
+        fresh_id: &(dyn Fn() -> Uuid + Send + Sync),
         now: DateTime<Utc>,
     ) -> Result<Vec<(GenerationId, String)>, DbError> {
         for it in seen {
@@ -127,7 +116,7 @@ impl Db {
                 "-- cache_gc::collect_snapshots (adopt)
                  insert into vms.generations (id, project_id, architecture, store, engine_major, provider, place, provider_id, content,
                                               size_gib, created_at, last_used_at, deadline_at, due_at)
-                 select case when exists (select from vms.generations where id = $1) then gen_random_uuid() else $1 end,
+                 select case when exists (select from vms.generations where id = $1) then $12 else $1 end,
                         $2, $3, $4, $5, $6, $7, $8, 'unchecked', $9, $10, $10, $10::timestamptz + interval '6 h', $10
                  where $11 and not exists (select from vms.generations where provider_id = $8 and state <> 'deleted')
                  on conflict (provider_id) do nothing",
@@ -142,6 +131,7 @@ impl Db {
                 i32::try_from(it.size_gib.max(1)).unwrap_or(i32::MAX),
                 now,
                 of.trust == Trust::Trusted,
+                fresh_id(),
             )
             .execute(&self.pool)
             .await?;

@@ -26,7 +26,7 @@ impl Db {
         Ok(())
     }
 
-    /// It is on no machine any more: free, or on its way to be deleted; held, it stays in quarantine instead. The VM that waited for it goes its way.
+    /// It is on no machine any more: free, or on its way to be deleted; held, it stays in quarantine instead.
     ///
     /// # Errors
     /// `LostLease`.
@@ -35,9 +35,6 @@ impl Db {
         let spent = volume.unwanted || volume.lineage.trust == Trust::Untrusted;
         let steps: &[VolumeState] =
             if spent { &[VolumeState::Quarantined, VolumeState::Deleting] } else { &[VolumeState::Available] };
-        if let Some(vm) = &volume.vm {
-            let_vm_go(&mut tx, vm.id, now).await?;
-        }
         for state in steps {
             let done = sqlx::query!(
                 "-- volume_ends::volume_off
@@ -74,6 +71,31 @@ impl Db {
         self.wake.send();
         Ok(())
     }
+}
+
+/// Begins the end of a volume that no VM has; false when a job has got it meanwhile, an operator holds it, or it is going already.
+pub(super) async fn begin_deletion(
+    connection: &mut PgConnection,
+    volume: VolumeId,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let done = sqlx::query!(
+        "-- volume_ends::begin_deletion
+         update vms.volumes set state = 'deleting', reason = $2, due_at = $3, asked_at = null, deadline_at = null
+         where id = $1 and state in ('available', 'quarantined') and (hold_until is null or hold_until <= $3)",
+        volume.0,
+        reason,
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let message = format!("Volume {volume} is deleted: {reason}.");
+    events::insert(connection, now, Event { kind: "volume.deleting", task: None, vm: None, message }).await?;
+    Ok(true)
 }
 
 /// See [`Db::quarantine_volume`]; `lease`: of the caller, if it has one.

@@ -1,6 +1,7 @@
 //! Cache volumes as people see them: lists, one volume, holds, and the wish to delete one.
 
 use super::events::{self, Event};
+use super::volume_ends::begin_deletion;
 use super::{Db, DbError};
 use crate::domain::api::{CacheUse, Hold, VolumeView};
 use crate::domain::ids::{GenerationId, VmId, VolumeId};
@@ -118,23 +119,9 @@ impl Db {
     /// See [`DbError`].
     pub async fn delete_volume(&self, volume: VolumeId, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut tx = self.pool.begin().await?;
-        let reason = format!("deleted by the operator {principal}");
-        let done = sqlx::query!(
-            "-- volume_list::delete_volume
-             update vms.volumes set state = 'deleting', reason = $2, due_at = $3, asked_at = null, deadline_at = null
-             where id = $1 and state in ('available', 'quarantined') and (hold_until is null or hold_until <= $3)",
-            volume.0,
-            reason,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
-        if done.rows_affected() == 1 {
-            let message = format!("Volume {volume} is {reason}.");
-            events::insert(&mut tx, now, Event { kind: "volume.deleting", task: None, vm: None, message }).await?;
-        }
+        let begun = begin_deletion(&mut tx, volume, &format!("the operator {principal} wants it so"), now).await?;
         tx.commit().await?;
         self.wake.send();
-        Ok(done.rows_affected() == 1)
+        Ok(begun)
     }
 }

@@ -82,7 +82,8 @@ async fn serve(
         Choice::Empty => None,
     };
     if let Some(space) = volumes.space().await?
-        && space.is_short_of(LEAST_FREE)
+        && !space.is_plenty()
+        && space.free_part() < LEAST_FREE
         && !db.drop_least_recently_used(place, "the disk of the host is nearly full", now).await?
     {
         return without("the disk of the host is nearly full.").await;

@@ -139,7 +139,8 @@ impl Move<'_> {
 
     /// It may come yet: it is taken off again, and not used.
     async fn give_up_attach(&self, id: &str, why: &str) -> anyhow::Result<()> {
-        if let Err(error) = self.volumes.detach_volume(id).await {
+        let machine = self.vm()?.provider_id.as_deref().unwrap_or_default();
+        if let Err(error) = self.volumes.detach_volume(id, machine).await {
             tracing::warn!(volume = %self.volume.id, %error, "a volume that did not come could not be called back");
         }
         self.refuse(&format!("it did not come in time: {why}")).await
@@ -178,7 +179,8 @@ impl Move<'_> {
         // A machine that ends at once takes an unmounted volume off by its end.
         if asks
             && !ends
-            && let Err(error) = self.volumes.detach_volume(id).await
+            && let Some(machine) = volume.vm.as_ref().and_then(|vm| vm.provider_id.as_deref())
+            && let Err(error) = self.volumes.detach_volume(id, machine).await
         {
             return self.failed(error, "detaching").await;
         }
@@ -231,7 +233,10 @@ impl Move<'_> {
             Ok(()) => Ok(world.db.volume_deleted(volume, *now).await?),
             Err(ProviderError::Invalid(reason)) => {
                 tracing::info!(volume = %volume.id, reason, "a volume cannot be deleted yet: it is taken off first");
-                if let Err(error) = self.volumes.detach_volume(id).await {
+                let on = self.provider.find_volume(id).await?.and_then(|seen| seen.machine);
+                if let Some(machine) = on
+                    && let Err(error) = self.volumes.detach_volume(id, &machine).await
+                {
                     tracing::debug!(volume = %volume.id, %error, "it cannot be taken off");
                 }
                 self.again(true, ASK_AGAIN).await

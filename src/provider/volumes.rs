@@ -75,13 +75,13 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
-/// More than this is room enough, on however large a disk.
+/// See [`Space::is_plenty`].
 const PLENTY: u64 = 20 << 30;
 
 impl Space {
-    /// Whether less than this part is free, and less than 20 GiB.
-    pub fn is_short_of(&self, part: f64) -> bool {
-        self.free_bytes < PLENTY && self.free_part() < part
+    /// Whether there is room enough, on however large a disk.
+    pub fn is_plenty(&self) -> bool {
+        self.free_bytes >= PLENTY
     }
 
     /// The part of it that is free, 0 to 1.
@@ -121,11 +121,12 @@ pub trait Volumes: Send + Sync {
     /// `Invalid` where the volume is elsewhere, in another zone, of another project or trust than `owner`, or the machine does not run.
     async fn attach_volume(&self, volume: &str, machine: &str, owner: &Lineage) -> Result<(), ProviderError>;
 
-    /// Wishes a volume off its machine, never by force: a writer that is torn off damages it. One that is off, or on its way, is fine.
+    /// Wishes a volume off this machine, never by force: a writer that is torn off damages it. One that is not on it, or on its way
+    /// off, is fine: a wish that comes late never takes a volume off the next machine.
     ///
     /// # Errors
     /// `Invalid` where there is no such volume.
-    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError>;
+    async fn detach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError>;
 
     /// Deletes a free volume; one that is unknown or deleted is fine. Snapshots of it stay.
     ///

@@ -122,9 +122,9 @@ impl Volumes for Sim {
         .await
     }
 
-    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
+    async fn detach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
         self.through(&ops::DETACH_VOLUME, |world| {
-            world.call(&ops::DETACH_VOLUME, 1, || volume.to_owned(), |world| world.detach(volume))
+            world.call(&ops::DETACH_VOLUME, 1, || format!("{volume} from {machine}"), |world| world.detach(volume, machine))
         })
         .await
     }
@@ -254,14 +254,14 @@ impl World {
         Ok(())
     }
 
-    fn detach(&mut self, volume: &str) -> Result<(), ProviderError> {
+    fn detach(&mut self, volume: &str, machine: &str) -> Result<(), ProviderError> {
         match self.volume(volume)?.truth.link.clone() {
-            VolumeLink::Attaching(machine) | VolumeLink::Attached(machine) => {
+            VolumeLink::Attaching(holder) | VolumeLink::Attached(holder) if holder == machine => {
                 let until = self.draw_move(&Fault::StuckDetach);
-                self.move_volume(volume, VolumeLink::Detaching(machine), until);
+                self.move_volume(volume, VolumeLink::Detaching(holder), until);
                 Ok(())
             }
-            VolumeLink::Free | VolumeLink::Detaching(_) | VolumeLink::Deleted => Ok(()),
+            _ => Ok(()),
         }
     }
 

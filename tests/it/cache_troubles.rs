@@ -43,7 +43,7 @@ async fn what_was_torn_off_under_its_job_is_not_used_again(pool: PgPool) {
     let (second, machine) = bench.cached_job(&bench.cached("p")).await;
     bench.sim.use_layers(&machine, &[("app", 1000)]);
     let torn = bench.volumes()[0].provider_id.clone();
-    bench.sim.detach_volume(&torn).await.unwrap();
+    bench.sim.detach_volume(&torn, &machine).await.unwrap();
     bench.over(second).await;
     assert_eq!(bench.count("select count(*) from vms.volumes where content = 'unchecked' and not mounted").await, 1);
     for _ in 0..2 {

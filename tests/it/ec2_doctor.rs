@@ -300,7 +300,7 @@ async fn the_command_looks_where_its_seed_says() {
     assert!(text(&said).0.contains("MISSING  VMs: the installation's id is not known"), "{said:?}");
     let said = run(&["iam-policy", "--with", "reserve"], &seed, |_| {});
     let policy: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
-    assert_eq!(policy, policy::policy(&Features { reserve: true, ..Features::default() }, OURS, "eu-west-1"));
+    assert_eq!(policy, policy::policy(&Features { reserve: true, volumes: true, ..Features::default() }, OURS, "eu-west-1"));
     assert!(text(&said).1.starts_with("# Settings: none are saved; those of VM_SERVICE_SETTINGS"), "{said:?}");
 }
 

@@ -110,11 +110,11 @@ async fn a_volume_comes_to_a_guest_leaves_it_and_outlives_it() {
 
     // Off by one service, seen by another; then frozen, and the copy is what was written.
     let began = Instant::now();
-    on_host.detach_volume(&id).await.unwrap();
+    on_host.detach_volume(&id, &vm).await.unwrap();
     wait_for("the guest lets it go", async || (holder(&other, &id).await == (None, false)).then_some(())).await;
     println!("figure onhost_detach {} ms", began.elapsed().as_millis());
     assert_eq!(disk(&guest, &serial).await, None);
-    on_host.detach_volume(&id).await.unwrap();
+    on_host.detach_volume(&id, &vm).await.unwrap();
     let tags = SnapshotTags { installation: installation(1), generation: GenerationId(Uuid::from_u128(6)), lineage: owner.clone() };
     let frozen = SnapshotSpec { client_token: "frozen".to_owned(), tags };
     let frozen = on_host.snapshot_volume(&id, &frozen).await.unwrap();

@@ -149,7 +149,7 @@ async fn in_vm(
 
     tell("taking the volume off");
     let left = guest.unmount_cache(ssh, &identity, MOUNT_WITHIN).await.context("taking the engine off the volume")?;
-    host.detach_volume(&volume).await?;
+    host.detach_volume(&volume, &machine.provider_id).await?;
     wait(MOVE_WITHIN, "the volume is detached", async || Ok(host.find_volume(&volume).await?.filter(|it| it.machine.is_none())))
         .await?;
     let raw = wish.folder.join("volume.raw");

@@ -127,10 +127,11 @@ impl Volumes for Ec2 {
         }
     }
 
-    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
-        let call = self.client().await.detach_volume().volume_id(volume);
+    async fn detach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+        let call = self.client().await.detach_volume().volume_id(volume).instance_id(machine);
         match self.budget.change.call(call.send()).await {
-            Err(refusal) if refusal.code == "IncorrectState" => Ok(()),
+            // It is free, moves, or is on another machine.
+            Err(refusal) if ["IncorrectState", "InvalidAttachment.NotFound"].contains(&refusal.code.as_str()) => Ok(()),
             Err(refusal) => Err(refusal.into_error("detaching a volume")),
             Ok(_) => Ok(()),
         }

@@ -25,12 +25,12 @@ pub(super) async fn comes_and_goes(lab: &Lab, vm: &VmView) {
     assert_eq!(disks(&guest, &serial).await, Vec::<String>::new());
 
     ec2.attach_volume(&id, &instance, &made.tags.lineage).await.unwrap();
-    assert_eq!(holder(&ec2, &id).await, Some(instance));
+    assert_eq!(holder(&ec2, &id).await, Some(instance.clone()));
     let name = wait_for("the disk is in the guest", lab, async || disks(&guest, &serial).await.pop()).await;
     assert_eq!(said(&guest, &format!("cat /sys/block/{name}/size")).await, format!("{}\n", u64::from(GIB) << 21));
     said(&guest, &format!("echo {WORDS} | sudo dd of=/dev/{name} conv=fsync status=none")).await;
 
-    ec2.detach_volume(&id).await.unwrap();
+    ec2.detach_volume(&id, &instance).await.unwrap();
     wait_for("the guest lets it go", lab, async || holder(&ec2, &id).await.is_none().then_some(())).await;
     assert_eq!(disks(&guest, &serial).await, Vec::<String>::new());
     let mut begin = vec![0; WORDS.len()];

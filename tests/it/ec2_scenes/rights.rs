@@ -93,7 +93,7 @@ async fn volumes(alone: &Alone) {
     let snapshot = alone.ec2.snapshot_volume(&volume, &crate::support::snapshot(&spec.tags, "snapshot")).await.unwrap();
     alone.ec2.list_snapshots().await.unwrap();
     alone.ec2.delete_snapshot(&snapshot).await.unwrap();
-    alone.ec2.detach_volume(&volume).await.unwrap();
+    alone.ec2.detach_volume(&volume, &machine).await.unwrap();
     alone.ec2.delete_volume(&volume).await.unwrap();
 }
 

@@ -44,7 +44,7 @@ async fn a_volume_that_is_stuck_on_its_way_has_no_second_writer_and_is_free_agai
     let expected = format!("{volume} is on its way to or from {machine}: detach it there, or go on with a copy or without it");
     assert!(refused.contains(&expected), "{refused}");
     assert!(refusal(ec2.delete_volume(&volume).await).contains("VolumeInUse"));
-    ec2.detach_volume(&volume).await.unwrap();
+    ec2.detach_volume(&volume, &machine).await.unwrap();
     assert_eq!(whereabouts().await, (None, false));
 
     ec2.attach_volume(&volume, &other, &lineage("p")).await.unwrap();
@@ -52,8 +52,10 @@ async fn a_volume_that_is_stuck_on_its_way_has_no_second_writer_and_is_free_agai
     let refused = refusal(ec2.attach_volume(&volume, &machine, &lineage("p")).await);
     assert!(refused.contains(&format!("{volume} is on {other}: detach it there")), "{refused}");
     // A stuck way back ends with the machine.
+    ec2.detach_volume(&volume, &machine).await.unwrap();
+    assert_eq!(whereabouts().await, (Some(other.clone()), false), "a late wish does not take it off the next machine");
     scene.cloud.inject(Fault::stuck_detach());
-    ec2.detach_volume(&volume).await.unwrap();
+    ec2.detach_volume(&volume, &other).await.unwrap();
     assert_eq!(whereabouts().await, (Some(other), true));
     scene.ends_clean().await;
     assert_eq!(whereabouts().await, (None, false));
@@ -101,8 +103,8 @@ async fn a_volume_goes_through_its_life(pool: PgPool) {
 
     let saved = ec2.snapshot_volume(&volume, &snapshot(&tags("p"), "snap-1")).await.unwrap();
     assert_eq!(ec2.snapshot_volume(&volume, &snapshot(&tags("p"), "snap-1")).await.unwrap(), saved);
-    ec2.detach_volume(&volume).await.unwrap();
-    ec2.detach_volume(&volume).await.unwrap();
+    ec2.detach_volume(&volume, &machine).await.unwrap();
+    ec2.detach_volume(&volume, &machine).await.unwrap();
     let mut copy = spec(&tags("p"), &zones[1], "second");
     copy.snapshot = Some(saved);
     let far = ec2.create_volume(&copy).await.unwrap().provider_id;
@@ -156,7 +158,7 @@ async fn an_attachment_is_one_change_whatever_happens(pool: PgPool) {
     assert_eq!(scene.cloud.calls("AttachVolume").len(), 1);
     // On its way off, it is on its way nowhere else, and not back either.
     scene.cloud.inject(Fault::stuck_detach());
-    ec2.detach_volume(&volume).await.unwrap();
+    ec2.detach_volume(&volume, &machine).await.unwrap();
     for machine in [&machine, &other] {
         let refused = refusal(ec2.attach_volume(&volume, machine, &lineage("p")).await);
         assert!(refused.contains("on its way to or from"), "{refused}");

@@ -77,7 +77,7 @@ async fn other_changes_take_from_50_and_5_a_second() {
     let cloud = Cloud::strict();
     assert_eq!(until_throttled!(cloud.sim.delete_volume("vol-none").await), 50);
     cloud.pass(1);
-    assert_eq!(until_throttled!(cloud.sim.detach_volume("vol-none").await), 5);
+    assert_eq!(until_throttled!(cloud.sim.detach_volume("vol-none", "i-none").await), 5);
     assert_eq!(until_throttled!(cloud.sim.stop_machine("i-none").await), 0, "one budget for all of them");
 }
 

@@ -47,7 +47,7 @@ impl Cloud {
         assert!(matches!(self.mounts(machine, volume, CacheContent::Good).await, Mounted::Ready(_)));
         self.sim.use_layers(&machine.provider_id, layers);
         self.unmounts(machine).await.unwrap();
-        self.sim.detach_volume(volume).await.unwrap();
+        self.sim.detach_volume(volume, &machine.provider_id).await.unwrap();
     }
 }
 
@@ -77,7 +77,7 @@ async fn the_layers_of_a_job_are_there_for_the_next() {
     let made = cloud.unmounts(&first).await.unwrap();
     let all = vec![layer("app", 10), layer("base", 100)];
     assert_eq!(made, Unmounted { used_bytes: (1 << 20) + 110, layers: all.clone(), used: all.clone(), notes: Vec::new() });
-    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.detach_volume(&volume, &first.provider_id).await.unwrap();
 
     let second = cloud.one("b").await;
     cloud.greeted(&second).await;

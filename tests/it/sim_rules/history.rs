@@ -200,7 +200,7 @@ async fn every_call_passes_two_gates() {
     drop(sim.find_volume("v").await);
     drop(sim.create_volume(&crate::support::volume(&volume_tags("p"), "zone-a", "v")).await);
     drop(sim.attach_volume("v", id, &lineage("p")).await);
-    drop(sim.detach_volume("v").await);
+    drop(sim.detach_volume("v", "i").await);
     drop(sim.delete_volume("v").await);
     drop(sim.snapshot_volume("v", &snapshot(&volume_tags("p"), "s")).await);
     drop(sim.find_snapshot("s").await);

@@ -83,11 +83,15 @@ async fn a_volume_is_on_one_machine() {
     assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
     cloud.pass(3);
     assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
-    cloud.sim.detach_volume(&volume).await.unwrap();
-    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.detach_volume(&volume, &first.provider_id).await.unwrap();
+    cloud.sim.detach_volume(&volume, &first.provider_id).await.unwrap();
     assert_eq!(refusal(cloud.attach(&volume, &second).await), "VolumeInUse");
     cloud.pass(3);
     cloud.attach(&volume, &second).await.unwrap();
+    cloud.sim.detach_volume(&volume, &first.provider_id).await.unwrap();
+    cloud.pass(3);
+    let on = VolumeLink::Attached(second.provider_id.clone());
+    assert_eq!(cloud.link(&volume), on, "a late wish does not take it off the next machine");
 }
 
 /// "One that is on it already, or on its way there, is fine": an answer may have been lost.
@@ -107,7 +111,7 @@ async fn attaching_to_the_same_machine_again_changes_nothing() {
     assert_eq!(cloud.link(&volume), VolumeLink::Attached(on.clone()), "it does not set out anew");
     cloud.attach(&volume, &machine).await.unwrap();
     assert_eq!(cloud.link(&volume), VolumeLink::Attached(on));
-    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.detach_volume(&volume, &machine.provider_id).await.unwrap();
     assert_eq!(refusal(cloud.attach(&volume, &machine).await), "VolumeInUse", "it is on its way off");
 }
 
@@ -136,14 +140,14 @@ async fn an_attached_volume_is_not_deleted() {
     let machine = cloud.one("t").await;
     cloud.attach(&volume, &machine).await.unwrap();
     assert_eq!(refusal(cloud.sim.delete_volume(&volume).await), "VolumeInUse");
-    cloud.sim.detach_volume(&volume).await.unwrap();
+    cloud.sim.detach_volume(&volume, &machine.provider_id).await.unwrap();
     cloud.sim.delete_volume(&volume).await.unwrap();
     cloud.sim.delete_volume(&volume).await.unwrap();
     assert_eq!(cloud.link(&volume), VolumeLink::Deleted);
     assert_eq!(cloud.sim.find_volume(&volume).await.unwrap(), None);
     assert_eq!(cloud.sim.list_volumes().await.unwrap().volumes, []);
     assert_eq!(refusal(cloud.attach(&volume, &machine).await), "InvalidVolume.NotFound");
-    assert_eq!(refusal(cloud.sim.detach_volume(&volume).await), "InvalidVolume.NotFound");
+    assert_eq!(refusal(cloud.sim.detach_volume(&volume, &machine.provider_id).await), "InvalidVolume.NotFound");
 }
 
 /// "Other volumes default to *not* deleted on termination": a volume survives its machine, and is free then.
@@ -171,7 +175,7 @@ async fn a_machine_has_27_volumes_at_most() {
     }
     let one_more = cloud.volume("more").await;
     assert_eq!(refusal(cloud.attach(&one_more, &machine).await), "AttachmentLimitExceeded");
-    cloud.sim.detach_volume("vol-00000003").await.unwrap();
+    cloud.sim.detach_volume("vol-00000003", &machine.provider_id).await.unwrap();
     cloud.attach(&one_more, &machine).await.unwrap();
 }
 
@@ -192,11 +196,11 @@ async fn attaching_and_detaching_may_hang() {
         (cloud.link(&attaching), cloud.link(&detaching)),
         (VolumeLink::Attaching(on.clone()), VolumeLink::Attached(on.clone()))
     );
-    cloud.sim.detach_volume(&detaching).await.unwrap();
+    cloud.sim.detach_volume(&detaching, &machine.provider_id).await.unwrap();
     cloud.pass(300);
     assert_eq!(cloud.link(&detaching), VolumeLink::Detaching(on));
     assert_eq!(refusal(cloud.sim.delete_volume(&detaching).await), "VolumeInUse");
-    cloud.sim.detach_volume(&attaching).await.unwrap();
+    cloud.sim.detach_volume(&attaching, &machine.provider_id).await.unwrap();
     cloud.pass(3);
     assert_eq!(cloud.link(&attaching), VolumeLink::Free);
     cloud.terminate(&machine).await;

@@ -134,8 +134,8 @@ impl Volumes for OnHost {
         attached.map_err(|error| told(format!("attaching {volume} to {machine}"), error))
     }
 
-    async fn detach_volume(&self, volume: &str) -> Result<(), ProviderError> {
-        plug::detach(self, volume).await.map_err(|error| told(format!("detaching {volume}"), error))
+    async fn detach_volume(&self, volume: &str, machine: &str) -> Result<(), ProviderError> {
+        plug::detach(self, volume, machine).await.map_err(|error| told(format!("detaching {volume}"), error))
     }
 
     async fn delete_volume(&self, volume: &str) -> Result<(), ProviderError> {

@@ -61,12 +61,12 @@ pub(super) async fn attach(on_host: &OnHost, volume: &str, machine: &str, owner:
     store.set_link(volume, &Link { machine: machine.to_owned(), stage: Stage::Attached })
 }
 
-pub(super) async fn detach(on_host: &OnHost, volume: &str) -> anyhow::Result<()> {
+pub(super) async fn detach(on_host: &OnHost, volume: &str, machine: &str) -> anyhow::Result<()> {
     let store = &on_host.store;
     let Some((lock, _)) = store.lock_volume(volume, on_host.config.installation).await? else {
         return refused(format!("InvalidVolume.NotFound: {volume}"));
     };
-    let Some(link) = settle(on_host, volume, &lock).await? else { return Ok(()) };
+    let Some(link) = settle(on_host, volume, &lock).await?.filter(|link| link.machine == machine) else { return Ok(()) };
     let folder = on_host.folders.machine(&link.machine);
     store.set_link(volume, &Link { stage: Stage::Detaching, ..link })?;
     let qmp = Qmp::connect(&folder, ASK_DEADLINE).await?;

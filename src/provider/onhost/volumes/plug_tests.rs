@@ -116,7 +116,9 @@ async fn a_wish_that_stopped_on_its_way_is_seen_by_everybody_and_ends_with_the_m
     is_refused(other.attach_volume(&second, "onhost-a-0", &theirs.tags.lineage).await, "WrongOwner");
     is_refused(other.delete_volume(&id).await, "VolumeInUse");
     is_refused(other.snapshot_volume(&id, &snapshot("s")).await, "VolumeInUse");
-    assert!(matches!(other.detach_volume(&id).await, Err(ProviderError::Transient { .. })));
+    other.detach_volume(&id, "onhost-b-0").await.unwrap();
+    is_seen(&other, &id, Some("onhost-a-0"), true).await;
+    assert!(matches!(other.detach_volume(&id, "onhost-a-0").await, Err(ProviderError::Transient { .. })));
     drop(alive);
     is_seen(&other, &id, None, false).await;
     assert_eq!(on_host.store.link(&id).unwrap(), None);
@@ -148,8 +150,8 @@ async fn a_guest_that_does_not_let_go_keeps_the_disk_until_its_qemu_ends() {
     on_host.store.set_link(&id, &stage(Stage::Attaching)).unwrap();
     on_host.attach_volume(&id, "onhost-a-0", &owner).await.unwrap();
 
-    on_host.detach_volume(&id).await.unwrap();
-    on_host.detach_volume(&id).await.unwrap();
+    on_host.detach_volume(&id, "onhost-a-0").await.unwrap();
+    on_host.detach_volume(&id, "onhost-a-0").await.unwrap();
     is_seen(&on_host, &id, here, true).await;
     is_refused(on_host.attach_volume(&id, "onhost-a-0", &owner).await, "VolumeInUse");
     is_refused(on_host.delete_volume(&id).await, "VolumeInUse");
@@ -169,7 +171,7 @@ async fn a_wish_that_never_reached_qemu_is_taken_back() {
     let child = paused(&folder, alive);
     on_host.store.set_link(&id, &Link { machine: "onhost-a-0".to_owned(), stage: Stage::Attaching }).unwrap();
     is_seen(&on_host, &id, Some("onhost-a-0"), true).await;
-    on_host.detach_volume(&id).await.unwrap();
+    on_host.detach_volume(&id, "onhost-a-0").await.unwrap();
     is_seen(&on_host, &id, None, false).await;
     drop(child);
 }

@@ -114,7 +114,7 @@ async fn a_token_makes_one_volume_from_many_services_and_none_after_its_deletion
     two.delete_volume(&id).await.unwrap();
     assert_eq!(one.find_volume(&id).await.unwrap(), None);
     is_refused(two.create_volume(&spec).await, "IdempotentParameterMismatch");
-    is_refused(two.detach_volume(&id).await, "InvalidVolume.NotFound");
+    is_refused(two.detach_volume(&id, "onhost-a-0").await, "InvalidVolume.NotFound");
     is_refused(two.snapshot_volume(&id, &snapshot("s")).await, "InvalidVolume.NotFound");
     assert_eq!(folders_in(&data.path().join("volumes")), 0);
 }
