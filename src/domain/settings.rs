@@ -82,12 +82,21 @@ pub struct Settings {
 }
 
 /// The on-host provider.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OnHostSettings {
     /// What the VMs can reach.
     #[garde(skip)]
     pub network: VmNetwork,
+    /// A VM goes on from a snapshot of one that has booted, made beside the first VM of its class; else each VM boots.
+    #[garde(skip)]
+    pub snapshots: bool,
+}
+
+impl Default for OnHostSettings {
+    fn default() -> Self {
+        Self { network: VmNetwork::default(), snapshots: true }
+    }
 }
 
 /// What is set inside every VM: environment, apt and Docker.

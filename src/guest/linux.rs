@@ -5,7 +5,7 @@
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
 use super::cache::{CacheDisk, Mounted, Unmounted};
-use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, linux_cache, user_data};
+use super::{Endpoint, Guest, GuestError, Personality, bundle, channel, engine, first_boot, linux_cache, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::lineage::Engine;
@@ -16,11 +16,12 @@ use chrono::TimeDelta;
 use chrono::{DateTime, Utc};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tracing::{Span, field, info, instrument};
 
 /// What is read of a command's output, bytes each.
-const MOST_OUTPUT: usize = 64 * 1024;
+pub(super) const MOST_OUTPUT: usize = 64 * 1024;
 /// sshd may refuse every login while the machine boots (pam_nologin).
 const LOGIN_SETTLES: Duration = Duration::from_secs(30);
 /// sshd shows the old key until it has started anew.
@@ -69,27 +70,30 @@ impl Guest for LinuxGuest {
         let said = run(&session, bundle::AS_ROOT, script.expose(), until).await.map_err(|e| failed(e, deadline))?;
         drop(session);
         let done = took("bundle_ms", connected);
+        prove(at, identity, done, until, deadline).await?;
+        info!(total_ms = millis(started.elapsed()), "personalised");
+        Ok(engine_in(&said))
+    }
 
-        let verify = async {
-            let session = settled(at.ssh, &[target(at.ssh, &identity.host_public, &identity.login_private)], until).await;
-            took("verify_ms", done);
-            session.map_err(|e| failed(e, deadline))
-        };
-        match &identity.docker {
-            None => drop(verify.await?),
-            Some(docker) => {
-                let answers = async {
-                    let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
-                    took("engine_ms", done);
-                    answer
-                };
-                let (session, answer) = tokio::join!(verify, answers);
-                let session = session?;
-                if answer.is_err() {
-                    engine_in_trouble(&session, at.docker, docker, until).await?;
-                }
-            }
-        }
+    #[instrument(
+        name = "guest.personalise",
+        skip_all,
+        fields(ssh = %at.ssh, bundle_ms = field::Empty, verify_ms = field::Empty, engine_ms = field::Empty)
+    )]
+    async fn personalise_over(
+        &self,
+        channel: UnixStream,
+        at: &Endpoint,
+        identity: &Identity,
+        personality: &Personality,
+        deadline: Duration,
+    ) -> Result<Option<Engine>, GuestError> {
+        let started = Instant::now();
+        let until = started + deadline;
+        let script = bundle::personalise(identity, personality);
+        let said = channel::run(channel, &script, until).await.map_err(|e| failed(e, deadline))?;
+        let done = took("bundle_ms", started);
+        prove(at, identity, done, until, deadline).await?;
         info!(total_ms = millis(started.elapsed()), "personalised");
         Ok(engine_in(&said))
     }
@@ -140,6 +144,27 @@ impl Guest for LinuxGuest {
     async fn unmount_cache(&self, ssh: SocketAddr, identity: &Identity, deadline: Duration) -> Result<Unmounted, GuestError> {
         linux_cache::unmount(ssh, identity, deadline).await
     }
+}
+
+/// The machine shows its own host key, and its engine answers where that is asked for.
+async fn prove(at: &Endpoint, identity: &Identity, done: Instant, until: Instant, deadline: Duration) -> Result<(), GuestError> {
+    let verify = async {
+        let session = settled(at.ssh, &[target(at.ssh, &identity.host_public, &identity.login_private)], until).await;
+        took("verify_ms", done);
+        session.map_err(|e| failed(e, deadline))
+    };
+    let Some(docker) = &identity.docker else { return verify.await.map(drop) };
+    let answers = async {
+        let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
+        took("engine_ms", done);
+        answer
+    };
+    let (session, answer) = tokio::join!(verify, answers);
+    let session = session?;
+    if answer.is_err() {
+        engine_in_trouble(&session, at.docker, docker, until).await?;
+    }
+    Ok(())
 }
 
 /// Meets the machine in whichever state it is.

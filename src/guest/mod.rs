@@ -10,6 +10,7 @@
 mod bundle;
 pub mod cache;
 mod cache_report;
+mod channel;
 pub mod docker_tls;
 mod engine;
 mod first_boot;
@@ -27,6 +28,7 @@ use cache::{CacheDisk, Mounted, Unmounted};
 use chrono::{DateTime, Utc};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::net::UnixStream;
 
 /// Where a VM answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,22 @@ pub trait Guest: Send + Sync {
         personality: &Personality,
         deadline: Duration,
     ) -> Result<Option<Engine>, GuestError>;
+
+    /// The same for a machine that waits on `channel` for its identity: it has no keys and no server before. Without such machines
+    /// nobody answers.
+    ///
+    /// # Errors
+    /// See [`GuestError`]; `deadline` covers everything.
+    async fn personalise_over(
+        &self,
+        _channel: UnixStream,
+        _at: &Endpoint,
+        _identity: &Identity,
+        _personality: &Personality,
+        deadline: Duration,
+    ) -> Result<Option<Engine>, GuestError> {
+        Err(GuestError::NotReachable(deadline))
+    }
 
     /// Lets these public keys (OpenSSH, one line each, checked) log in beside the identity's own. Idempotent.
     ///

@@ -1,5 +1,5 @@
 //! Meets each machine that runs once, under the pinned bootstrap key, and gives it its own identity: then it is `available`. One out of
-//! the reserve is met under the identity that it has. What does not answer in time is given up, with its console.
+//! the reserve is met under the identity that it has, one that waits on a channel of its provider there. What does not answer in time is given up, with its console.
 //!
 //! Reads: `vms`, `launches`. Writes: `vms`. Calls: `Guest::personalise`. Runs: in `serve`.
 //!
@@ -76,7 +76,15 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
     let personality = Personality { settings: settings.guest.clone(), absolute_end_at, now };
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
-    match world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await {
+    let met = match provider.channel(provider_id).await {
+        Ok(Some(channel)) => world.guest.personalise_over(channel, &endpoint(vm)?, &identity, &personality, deadline).await,
+        Ok(None) => world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await,
+        Err(error) => {
+            tracing::debug!(vm = %vm.id, %error, "nobody to be met yet");
+            Err(GuestError::NotReachable(deadline))
+        }
+    };
+    match met {
         Ok(engine) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();

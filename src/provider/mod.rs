@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use reserve::Reserve;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use volumes::Volumes;
 
 /// One call that makes machines.
@@ -293,6 +294,14 @@ pub trait Provider: Send + Sync {
     /// Stopping machines and starting them again; none: this provider stops none.
     fn reserve(&self) -> Option<&dyn Reserve> {
         None
+    }
+
+    /// A way into a machine beside its network, where it waits behind one for its identity; none: it is met over its network.
+    ///
+    /// # Errors
+    /// It could not be opened this time.
+    async fn channel(&self, _provider_id: &str) -> Result<Option<UnixStream>, ProviderError> {
+        Ok(None)
     }
 
     /// The end of what the machine wrote to its console, at most 64 KiB, as text; empty when there is none.

@@ -41,6 +41,8 @@ fn start(name: &str, volume_gib: u32) -> Service {
 fn start_on(name: &str, volume_gib: u32, images: Option<&Path>) -> Service {
     let service = Service::start_on(name, images);
     service.set(|settings| {
+        // The second VM and all after it are there in seconds.
+        settings["on_host"]["snapshots"] = true.into();
         settings["resource_classes"]["medium"]["memory_mib"] = 2048.into();
         settings["limits"]["vms"] = 6.into();
         settings["limits"]["in_flight"] = 6.into();
@@ -87,10 +89,12 @@ fn run(service: &Service, project: &str, options: &[&str], script: &str) -> Stri
     out
 }
 
-/// Waits until no volume is at work, on its way or about to be deleted.
+/// Waits until no volume is at work, on its way or about to be deleted; what is in quarantine rests too.
 #[track_caller]
 fn at_rest(service: &Service) {
-    wait(service, "the volumes rest", |service| volumes(service).iter().all(|it| it["state"] == "available"));
+    wait(service, "the volumes rest", |service| {
+        volumes(service).iter().all(|it| it["state"] == "available" || it["state"] == "quarantined")
+    });
 }
 
 /// All volumes that are there.

@@ -1,23 +1,17 @@
-//! The whole service with real VMs, as its users meet it. Five boots.
+//! The whole service with real VMs, as its users meet it. Five boots, one of them for a snapshot.
 
 use crate::service::{Service, text};
+use std::io::Read as _;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// From the wish to a command's output, a Docker build over TLS, and nothing left of either.
+/// From the wish to a command's output, a Docker build over TLS, and nothing left of either. The first VM boots; the other two go on
+/// from the snapshot of one that has, and have nothing of it and of each other.
 #[test]
-fn two_jobs_each_in_a_vm_of_its_own() {
-    let mut service = Service::start("two-jobs");
-    let context = tempfile::tempdir().unwrap();
-    std::fs::write(context.path().join("hello.txt"), "hello").unwrap();
-    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY hello.txt /\n").unwrap();
-    let docker = service
-        .command(&["run", "--executor", "remote_docker", "--project", "b", "--", "sh", "-c"])
-        .arg("docker build -q -t built . && docker image ls -q built && echo $DOCKER_HOST")
-        .current_dir(context.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+fn jobs_each_in_a_vm_of_its_own_booted_and_restored() {
+    let mut service = Service::start("jobs");
+    service.set(|settings| settings["on_host"]["snapshots"] = true.into());
 
     // The network is closed: not even the host's own end of it answers.
     let port = service.port();
@@ -32,22 +26,51 @@ fn two_jobs_each_in_a_vm_of_its_own() {
     assert_eq!((machine.status.code(), out.as_str()), (Some(9), "on stdout\ncircleci\nmay sudo\n"), "{err}\n{}", service.log());
     assert_eq!(err, "on stderr\n");
 
+    wait(&service, "a snapshot is made", |service| service.log().contains("made a snapshot of a machine"));
+    let begin = |arguments: &[&str], folder: &Path| {
+        let mut job = service.command(&["run", "--quiet"]);
+        job.args(arguments).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+        job.spawn().unwrap()
+    };
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("hello.txt"), "hello").unwrap();
+    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY hello.txt /\n").unwrap();
+    let build = "docker build -q -t built . && docker image ls -q built && echo $DOCKER_HOST && docker info -f '{{.Name}}'";
+    let docker = begin(&["--executor", "remote_docker", "--project", "b", "--", "sh", "-c", build], context.path());
+    let others = ["one", "two"].map(|name| (name, begin(&["--project", name, "--", "sh", "-c", WHO], context.path())));
     let docker = docker.wait_with_output().unwrap();
     let (out, err) = text(&docker);
     assert_eq!(docker.status.code(), Some(0), "{out}\n{err}\n{}", service.log());
     let lines: Vec<&str> = out.lines().collect();
-    assert!(lines.len() == 3 && lines[0].starts_with("sha256:"), "{out}");
-    assert!(lines[2].starts_with("tcp://127."), "{out}");
+    assert!(lines.len() == 4 && lines[0].starts_with("sha256:") && lines[2].starts_with("tcp://127."), "{out}");
+    let said = others.map(|(name, job)| {
+        let (out, err) = text(&job.wait_with_output().unwrap());
+        let lines: Vec<String> = out.lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 6, "{name}: {out}\n{err}\n{}", service.log());
+        lines
+    });
+    assert_eq!(service.log().matches("restored=true").count(), 3, "{}", service.log());
+    for (one, other) in said[0].iter().zip(&said[1]).take(4) {
+        assert!(one.len() > 8 && one != other, "host name, machine id, host key and random numbers are its own: {said:?}");
+    }
+    let now = chrono::Utc::now().timestamp();
+    for lines in &said {
+        assert!((now - lines[4].parse::<i64>().unwrap()).abs() < 120, "it knows the time: {lines:?}");
+        assert_eq!(lines[5], "active", "its engine works");
+    }
+    // Whoever reads the snapshot learns nothing of a VM, and finds no key at all.
+    let kept = service.data.join("onhost/snapshots-of-machines");
+    let kept = std::fs::read_dir(kept).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
+    let secrets = said.iter().flat_map(|lines| &lines[..3]).map(String::as_str).chain(["PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA"]);
+    let secrets: Vec<&str> = secrets.collect();
+    for file in ["memory", "state", "disk.qcow2"] {
+        assert_eq!(found(&kept.join(file), &secrets), Vec::<&str>::new(), "in {file}");
+    }
+    assert_eq!(found(&kept.join("memory"), &["vm-service: waits for its identity"]).len(), 1, "the search finds what is there");
 
     service.assert_nothing_left();
-    let states: Vec<String> = service
-        .json(&["tasks", "list"])
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|task| task["state"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(states, ["released", "released"]);
+    let tasks = service.json(&["tasks", "list"]);
+    assert!(tasks.as_array().unwrap().iter().all(|task| task["state"] == "released"), "{tasks}");
     assert!(service.stop(), "{}", service.log());
     assert!(!service.data.join("postgres/data/postmaster.pid").exists(), "Postgres was stopped");
     let log = service.log();
@@ -55,16 +78,36 @@ fn two_jobs_each_in_a_vm_of_its_own() {
     assert!(!log.contains("PRIVATE KEY") && !log.contains(service.token().trim()), "a secret is in the log");
 }
 
+/// Six lines by which one machine is told from another.
+const WHO: &str = "hostname; cat /etc/machine-id; cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub
+    head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; date +%s; systemctl is-active docker.service";
+
+/// Which of these texts are in a file.
+fn found<'a>(file: &Path, texts: &[&'a str]) -> Vec<&'a str> {
+    const PIECE: usize = 16 << 20;
+    let longest = texts.iter().map(|text| text.len()).max().unwrap();
+    let mut file = std::fs::File::open(file).unwrap();
+    let (mut buffer, mut found) = (Vec::new(), std::collections::BTreeSet::new());
+    loop {
+        let kept = buffer.len().min(longest);
+        buffer.drain(..buffer.len() - kept);
+        if (&mut file).take(PIECE as u64).read_to_end(&mut buffer).unwrap() == 0 {
+            return found.into_iter().collect();
+        }
+        // Most of a memory is zeros.
+        if buffer.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let finds = |text: &&str| memchr::memmem::find(&buffer, text.as_bytes()).is_some();
+        found.extend(texts.iter().copied().filter(finds));
+    }
+}
+
 /// The service is killed while a VM boots; started again, it serves the task with the same VM, and nothing is left over.
 #[test]
 fn killed_while_a_vm_boots() {
     let mut service = Service::start("killed");
-    let job = service
-        .command(&["run", "--", "echo", "served"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let job = service.command(&["run", "--", "echo", "served"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while service.vm_states() != ["booting"] {
         assert!(Instant::now() < deadline, "{:?}\n{}", service.vm_states(), service.log());
@@ -96,11 +139,15 @@ const BUILD: &str = r#"set -e
 #[test]
 fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
     let mut service = Service::start("warm");
-    service.set(|settings| settings["preallocated"]["machine"] = 1.into());
+    service.set(|settings| {
+        settings["preallocated"]["machine"] = 1.into();
+        // A mount takes seconds, and minutes on a machine that runs the whole gate.
+        settings["cache"]["wait_seconds"] = 300.into();
+    });
     wait(&service, "a VM waits for jobs", |service| service.vm_states() == ["available"]);
     let cached = |script: &str| {
         let mut job = service.command(&["run", "--docker-layer-caching", "--project", "layers", "--", "sh", "-c", script]);
-        job.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let first = format!("{BUILD}\nsudo docker run -d --restart always --name left built /bin/busybox sleep 100000 >/dev/null");
     let first = cached(&first).wait_with_output().unwrap();
@@ -139,9 +186,9 @@ fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
 }
 
 fn wait(service: &Service, what: &str, there: impl Fn(&Service) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while !there(service) {
-        assert!(Instant::now() < deadline, "not within 90 s: {what}: {:?}\n{}", service.vm_states(), service.log());
+        assert!(Instant::now() < deadline, "not within 240 s: {what}: {:?}\n{}", service.vm_states(), service.log());
         std::thread::sleep(Duration::from_millis(100));
     }
 }

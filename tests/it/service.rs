@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use vm_service::domain::settings::{OnHostSettings, ProviderChoice, Settings, VmNetwork};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vm-service");
 
@@ -131,6 +132,9 @@ impl Service {
 
     /// After a failed test: what it left is ended too.
     fn end_all_vms(&self) {
+        // One that waits for jobs would be replaced. The test has failed already, so this may fail too.
+        let idle = || self.set(|settings| settings["preallocated"] = serde_json::json!({}));
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(idle)));
         let list = self.command(&["vms", "list", "--json"]).output().unwrap().stdout;
         let vms: Vec<serde_json::Value> = serde_json::from_slice(&list).unwrap_or_default();
         for vm in vms.iter().filter(|vm| vm["state"] != "terminated") {
@@ -174,9 +178,13 @@ fn log_file(data: &Path) -> PathBuf {
 
 fn spawn(data: &Path, port: u16, images: Option<&Path>) -> Child {
     let log = File::options().create(true).append(true).open(log_file(data)).unwrap();
+    // Each test boots the VMs that it asks for, and none beside them.
+    let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
+    settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots: false };
     Command::new(BINARY)
-        .args(["up", "--network", "closed", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+        .args(["up", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
+        .env("VM_SERVICE_SETTINGS", serde_json::to_string(&settings).unwrap())
         .envs(images.map(|images| ("VM_SERVICE_IMAGES", images)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

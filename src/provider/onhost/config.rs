@@ -36,6 +36,8 @@ pub struct OnHostConfig {
     pub addresses: Pool,
     /// What new VMs can reach; see [`super::Provider::configure`].
     pub network: VmNetwork,
+    /// New machines go on from a snapshot; see [`super::Provider::configure`].
+    pub snapshots: bool,
     /// Program and first arguments that end in [`super::keeper::main`]: this binary's path and its hidden command.
     pub keeper: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl OnHostConfig {
             accelerator: AcceleratorChoice::Auto,
             addresses: Pool::default(),
             network: VmNetwork::Open,
+            snapshots: false,
             keeper,
         }
     }

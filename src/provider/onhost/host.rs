@@ -4,14 +4,27 @@
 
 use crate::domain::settings::Budget;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where programs are looked for, by us and by the keeper.
 pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
+/// Where a program is installed.
+pub(super) fn program(name: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
 /// Whether a program is installed.
 pub(super) fn has_program(name: &str) -> bool {
-    PATH.split(':').any(|folder| Path::new(folder).join(name).is_file())
+    program(name).is_some()
+}
+
+/// What the first processor is and can, as the kernel says it.
+pub(super) fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines = first.lines().filter(|line| ["model name", "microcode", "flags"].iter().any(|name| line.starts_with(name)));
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// `uname -r`.

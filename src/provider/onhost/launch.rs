@@ -2,13 +2,15 @@
 //!
 //! Until `started` is in the folder nothing runs, and every step may be done again. From then on there is a machine, alive or dead, and a
 //! repetition only looks. A QEMU that does not come up is removed within the call, so that a repetition starts from nothing.
-//! Reads: the image. Writes: the machine's folder. Calls: `qemu-img`, the keeper. Not here: ending it (`end`).
+//! Where there is a snapshot, the machine goes on from it, and else boots.
+//! Reads: the image, the snapshot. Writes: the machine's folder. Calls: `qemu-img`, the keeper. Not here: ending it (`end`).
 
 use super::folder::{Place, Record, provider_id, write_whole};
 use super::keeper::{self, Plan, log};
 use super::passt::{self, Dns};
-use super::qemu::{self, Link};
+use super::qemu::{self, Begin, Link};
 use super::qmp::Qmp;
+use super::snapshot::{Snapshot, restore};
 use super::{OnHost, blocking, end, host, seed};
 use crate::domain::settings::VmNetwork;
 use crate::provider::{LaunchSpec, Machine, MachineState, ProviderError};
@@ -67,7 +69,10 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     };
     let accelerator = on_host.accelerator(&image, PROBE_PATIENCE).await?.accelerator;
     let folder = on_host.folders.machine(id);
-    image.create_overlay(&folder, spec.class.disk_gib).await.map_err(failed)?;
+    let snapshot = on_host.snapshot_for(&spec.class, &image, accelerator);
+    let memory = snapshot.as_ref().map(Snapshot::memory);
+    let below = snapshot.as_ref().map_or_else(|| image.disk.clone(), Snapshot::disk);
+    image.create_overlay_of(&below, &folder, spec.class.disk_gib).await.map_err(failed)?;
     let machine = qemu::Machine {
         provider_id: id,
         class: &spec.class,
@@ -76,20 +81,36 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
         link,
         ip: record.ip,
         ports: record.ports(),
+        begin: memory.as_deref().map_or(Begin::Boot, |memory| Begin::Restore { memory }),
     };
     let dns = if link == Link::Guarded { Dns::of_host() } else { Dns::None };
     let passt = (link == Link::Guarded).then(|| passt::command(record.ip, record.ports(), &dns));
     let plan = Plan { qemu: qemu::command(&machine), passt, resolver: dns.resolver() };
-    let (seed_id, user_data, seeded) = (id.clone(), spec.user_data.clone(), folder.clone());
+    let (seed_id, user_data, seeded, restores) = (id.clone(), spec.user_data.clone(), folder.clone(), snapshot.is_some());
     let written = blocking(move || {
-        seed::write_seed(&seeded.join(qemu::SEED), &seed_id, &user_data).context("writing the seed disk")?;
+        if restores {
+            File::create(seeded.join(restore::RESTORED))?;
+        } else {
+            seed::write_seed(&seeded.join(qemu::SEED), &seed_id, &user_data).context("writing the seed disk")?;
+        }
         write_whole(&seeded.join(keeper::PLAN), &serde_json::to_vec(&plan)?)
     });
     written.await.map_err(failed)?;
     let keeper = spawn_keeper(&on_host.config.keeper, id, &folder).map_err(failed)?;
     wait_for_qemu(keeper, &folder).await.map_err(failed)?;
+    if let Some(snapshot) = &snapshot {
+        // The repetition of this launch finds that it failed, and boots.
+        match restore::restore(&folder, snapshot).await {
+            Ok(()) => on_host.snapshots.note_success(snapshot),
+            Err(error) => {
+                on_host.snapshots.note_failure(snapshot);
+                return Err(failed(error.context("going on from a snapshot; the next try boots")));
+            }
+        }
+    }
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(provider_id = %id, address = %record.ip, ?accelerator, ?link, milliseconds, "machine started");
+    let restored = snapshot.is_some();
+    tracing::info!(provider_id = %id, address = %record.ip, ?accelerator, ?link, restored, milliseconds, "machine started");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `launch`, `end` | the two ways through a machine's life, each repeatable at any line |
+//! | `snapshot/` | machines that have booted and wait: where the next ones go on from |
 //! | `volumes/` | disks that outlive machines, their copies and snapshots |
 //! | `folder`, `address`, `seed`, `image` | what is on disk |
 //! | `keeper/` | the process beside each VM: its lock, its console, and the filter between VM and network |
@@ -30,6 +31,7 @@ mod process;
 mod qemu;
 mod qmp;
 mod seed;
+mod snapshot;
 mod volumes;
 
 pub use address::Pool;
@@ -47,9 +49,11 @@ use anyhow::Context;
 use async_trait::async_trait;
 use folder::Folders;
 use image::Image;
+use snapshot::{Snapshots, restore};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use volumes::store::Store;
 
@@ -60,7 +64,10 @@ pub struct OnHost {
     folders: Folders,
     store: Store,
     ports: Ports,
+    snapshots: Snapshots,
     closed: AtomicBool,
+    /// New machines go on from snapshots.
+    restores: AtomicBool,
     accelerator: Arc<OnceCell<kvm::Choice>>,
 }
 
@@ -74,19 +81,20 @@ impl OnHost {
     /// One sentence for the operator: the folder cannot be made, or the machines' addresses cannot be bound. A missing QEMU, image or
     /// passt is no error here: `check` and `launch` say it.
     pub async fn open(config: OnHostConfig) -> anyhow::Result<Self> {
-        let (folders, store, ports) = {
+        let (folders, store, snapshots, ports) = {
             let (data, pool) = (config.data.clone(), config.addresses);
             blocking(move || {
                 let folders = Folders::open(&data)?;
                 let store = Store::open(&data, &folders)?;
                 let ports = Ports::find(&pool, &folders.taken()?).map_err(anyhow::Error::msg)?;
-                Ok((folders, store, ports))
+                Ok((folders, store, Snapshots::open(&data)?, ports))
             })
             .await?
         };
         tracing::info!(ports = ports.explain(), "on-host provider");
         let closed = AtomicBool::new(config.network == VmNetwork::Closed);
-        let on_host = Self { config, folders, store, ports, closed, accelerator: Arc::default() };
+        let restores = AtomicBool::new(config.snapshots);
+        let on_host = Self { config, folders, store, ports, snapshots, closed, restores, accelerator: Arc::default() };
         if let Ok(image) = on_host.open_image() {
             on_host.accelerator(&image, PROBE_PATIENCE).await?;
         }
@@ -95,6 +103,10 @@ impl OnHost {
 
     fn network(&self) -> VmNetwork {
         if self.closed.load(Ordering::Relaxed) { VmNetwork::Closed } else { VmNetwork::Open }
+    }
+
+    fn restores(&self) -> bool {
+        self.restores.load(Ordering::Relaxed)
     }
 
     fn open_image(&self) -> Result<Image, String> {
@@ -172,6 +184,7 @@ impl Provider for OnHost {
 
     fn configure(&self, settings: &Settings, _secret: Option<&Secret>) {
         self.closed.store(settings.on_host.network == VmNetwork::Closed, Ordering::Relaxed);
+        self.restores.store(settings.on_host.snapshots, Ordering::Relaxed);
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
@@ -219,6 +232,15 @@ impl Provider for OnHost {
         let path = self.folders.machine(provider_id).join(keeper::CONSOLE);
         let limit = usize::try_from(keeper::CONSOLE_BYTES).unwrap_or(usize::MAX);
         blocking(move || Ok(keeper::log::read_end(&path, limit)?)).await.map_err(unreadable)
+    }
+
+    async fn channel(&self, provider_id: &str) -> Result<Option<UnixStream>, ProviderError> {
+        let folder = self.folders.machine(provider_id);
+        if !folder.join(restore::RESTORED).exists() {
+            return Ok(None);
+        }
+        let door = restore::connect(&folder, restore::DOOR).await;
+        door.map(Some).map_err(|error| ProviderError::transient(format!("the way in beside the network of {provider_id}"), error))
     }
 
     async fn check(&self) -> Vec<Finding> {

@@ -7,8 +7,10 @@ use super::image::{DISK, Image};
 use super::keeper::NET_SOCKET;
 use super::keeper::filter::{GATEWAY, GUEST};
 use super::qmp;
+use super::snapshot::{self, restore};
 use crate::domain::resource_class::ResourceClass;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 pub(super) const SEED: &str = "seed.img";
@@ -32,6 +34,19 @@ pub(super) enum Link {
     Guarded,
     /// QEMU's own user network, from which nothing leads out.
     Closed,
+    /// The same, and nothing leads in.
+    Apart,
+}
+
+/// How a machine comes to life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin<'a> {
+    /// It boots, and finds its user data on a disk.
+    Boot,
+    /// It boots to where it waits for its identity; its memory is this file.
+    Wait { memory: &'a Path },
+    /// It waits for a snapshot, of which this is the memory.
+    Restore { memory: &'a Path },
 }
 
 /// What differs from machine to machine.
@@ -44,6 +59,7 @@ pub(super) struct Machine<'a> {
     pub(super) link: Link,
     pub(super) ip: Ipv4Addr,
     pub(super) ports: Ports,
+    pub(super) begin: Begin<'a>,
 }
 
 impl Accelerator {
@@ -82,6 +98,11 @@ pub(super) fn base() -> Vec<String> {
 pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     let mut line = base();
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
+    let waits = machine.begin != Begin::Boot;
+    if let Some(memory) = snapshot::memory(machine.begin, machine.class.memory_mib) {
+        add("-object", memory);
+        add("-machine", "memory-backend=memory".into());
+    }
     let [accel, accelerator, cpu, model] = machine.accelerator.arguments();
     add(accel, accelerator.into());
     add(cpu, model.into());
@@ -90,7 +111,7 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     add("-m", machine.class.memory_mib.to_string());
     add("-kernel", machine.image.kernel.to_string_lossy().into_owned());
     add("-initrd", machine.image.initrd.to_string_lossy().into_owned());
-    add("-append", machine.image.manifest.kernel_append.clone());
+    add("-append", format!("{}{}", machine.image.manifest.kernel_append, if waits { " vm-service.wait" } else { "" }));
     add("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", qmp::SOCKET));
     add("-mon", "chardev=qmp,mode=control".into());
     // The disk dies with the machine: what the guest flushes need not reach the host's disk, and what it discards is given back.
@@ -99,8 +120,16 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     );
     add("-blockdev", format!("{disk},file.cache.no-flush=on"));
     add("-device", "virtio-blk-pci,drive=root,serial=root,addr=0x2".into());
-    add("-blockdev", format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED},file.read-only=on"));
-    add("-device", "virtio-blk-pci,drive=seed,serial=seed,addr=0x3".into());
+    if waits {
+        // Where it is told who it is; and a kernel that knows this device is told that it goes on as another machine.
+        add("-device", "virtio-serial-pci,addr=0x6,max_ports=2".into());
+        add("-chardev", format!("socket,id=door,path={},server=on,wait=off", restore::DOOR));
+        add("-device", "virtserialport,chardev=door,name=vm-service,nr=1".into());
+        add("-device", "vmgenid,guid=auto".into());
+    } else {
+        add("-blockdev", format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED},file.read-only=on"));
+        add("-device", "virtio-blk-pci,drive=seed,serial=seed,addr=0x3".into());
+    }
     add("-netdev", netdev(machine));
     add("-device", format!("virtio-net-pci,netdev=net,mac={},addr=0x4,romfile=", "52:54:00:12:34:56"));
     add("-object", "rng-random,id=random,filename=/dev/urandom".into());
@@ -108,18 +137,21 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     for port in 0..HOTPLUG_PORTS {
         add("-device", format!("pcie-root-port,id={}{port},chassis={},addr=0x{:x}", qmp::PORT, port + 1, 0x10 + port));
     }
+    if matches!(machine.begin, Begin::Restore { .. }) {
+        add("-incoming", "defer".into());
+    }
     line
 }
 
 fn netdev(machine: &Machine<'_>) -> String {
     let Machine { ip, ports, .. } = machine;
+    let closed = || format!("user,id=net,restrict=on,ipv6=off,net={GATEWAY}/24,host={GATEWAY},dhcpstart={GUEST},dns=192.0.0.3");
     match machine.link {
         Link::Guarded => format!("stream,id=net,server=off,addr.type=unix,addr.path={NET_SOCKET}"),
-        Link::Closed => format!(
-            "user,id=net,restrict=on,ipv6=off,net={GATEWAY}/24,host={GATEWAY},dhcpstart={GUEST},dns=192.0.0.3,hostfwd=tcp:{ip}:{}-{GUEST}:22,\
-             hostfwd=tcp:{ip}:{}-{GUEST}:2376",
-            ports.ssh, ports.docker
-        ),
+        Link::Apart => closed(),
+        Link::Closed => {
+            format!("{},hostfwd=tcp:{ip}:{}-{GUEST}:22,hostfwd=tcp:{ip}:{}-{GUEST}:2376", closed(), ports.ssh, ports.docker)
+        }
     }
 }
 
@@ -141,7 +173,9 @@ mod tests {
         let of = |accelerator, link| {
             let ports = Ports { ssh: 22, docker: 2376 };
             let ip = Ipv4Addr::new(127, 64, 0, 9);
-            command(&Machine { provider_id: "onhost-t-0", class: &class, image: &image, accelerator, link, ip, ports }).join(" ")
+            let begin = Begin::Boot;
+            command(&Machine { provider_id: "onhost-t-0", class: &class, image: &image, accelerator, link, ip, ports, begin })
+                .join(" ")
         };
         let open = of(Accelerator::Tcg, Link::Guarded);
         for part in [
@@ -154,9 +188,34 @@ mod tests {
             assert!(open.contains(part), "{part} is not in {open}");
         }
         assert!(!open.contains("hostfwd") && !open.contains("-netdev user"), "{open}");
+        assert!(!open.contains("vm-service.wait") && !open.contains("virtserialport"), "{open}");
         let closed = of(Accelerator::Kvm, Link::Closed);
         assert!(closed.contains("user,id=net,restrict=on"), "{closed}");
         assert!(closed.contains("hostfwd=tcp:127.64.0.9:22-192.0.0.2:22,hostfwd=tcp:127.64.0.9:2376-192.0.0.2:2376"), "{closed}");
         assert!(closed.contains("-accel kvm -cpu host"), "{closed}");
+    }
+    #[test]
+    fn a_restored_machine_is_the_one_of_the_snapshot_but_for_its_memory_and_its_network() {
+        let class = crate::domain::resource_class::default_classes()["medium"].clone();
+        let image = Image::for_tests();
+        let memory = Path::new("/snapshots/k,1/memory");
+        let made = command(&snapshot::make::machine(&class, &image, Accelerator::Tcg, memory));
+        let mut machine = snapshot::make::machine(&class, &image, Accelerator::Tcg, memory);
+        machine.begin = Begin::Restore { memory };
+        machine.link = Link::Guarded;
+        let restored = command(&machine);
+        let only = |these: &[String], those: &[String]| these.iter().filter(|it| !those.contains(it)).cloned().collect::<Vec<_>>();
+        let memory = "memory-backend-file,id=memory,size=4096M,mem-path=/snapshots/k,,1/memory";
+        assert_eq!(only(&made, &restored)[0], format!("{memory},share=on"));
+        assert_eq!(only(&restored, &made)[0], format!("{memory},share=off"), "nothing that a machine writes is in another one");
+        assert_eq!(
+            only(&restored, &made)[1..],
+            [format!("stream,id=net,server=off,addr.type=unix,addr.path={NET_SOCKET}"), "-incoming".into(), "defer".into()]
+        );
+        assert_eq!(only(&made, &restored).len(), 2, "the network beside it");
+        assert!(
+            made.iter().any(|it| it.ends_with(" vm-service.wait"))
+                && !made.iter().any(|it| it.contains("hostfwd") || it.contains(SEED))
+        );
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Calls: the socket `qmp.sock` in a machine's folder. QEMU talks to one client at a time, so every call has a deadline.
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use qapi::ExecuteError;
 use qapi::futures::{QapiService, QmpStreamTokio};
 use qapi::qmp::{self, QmpCommand};
 use serde_json::json;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -34,10 +34,8 @@ impl Qmp {
     /// None is there, it is busy with another client, or it does not answer within the deadline.
     pub(super) async fn connect(folder: &Path, deadline: Duration) -> anyhow::Result<Self> {
         let connecting = async {
-            // The name of a socket has at most 107 bytes (unix(7)); through the folder's own number every folder is near enough.
             let folder = std::fs::File::open(folder)?;
-            let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
-            let stream = QmpStreamTokio::open_uds(path).await?.negotiate().await?;
+            let stream = QmpStreamTokio::open_uds(near(folder.as_raw_fd(), SOCKET)).await?.negotiate().await?;
             drop(folder);
             anyhow::Ok(stream)
         };
@@ -58,6 +56,63 @@ impl Qmp {
     /// It did not say that it will within the deadline.
     pub(super) async fn quit(&self, deadline: Duration) -> anyhow::Result<()> {
         self.ask(qmp::quit {}, deadline).await.map(drop)
+    }
+
+    /// Stops the guest's processors.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub(super) async fn stop(&self, deadline: Duration) -> anyhow::Result<()> {
+        self.ask(qmp::stop {}, deadline).await.map(drop)
+    }
+
+    /// Sends the machine, but for its memory, which is a file of its own, to a socket in QEMU's folder that somebody listens on.
+    ///
+    /// # Errors
+    /// QEMU refuses it, or it was not sent in time.
+    pub(super) async fn save(&self, socket: &str, deadline: Duration) -> anyhow::Result<()> {
+        self.leave_memory_out(deadline).await?;
+        let to = qmp::migrate { uri: Some(format!("unix:{socket}")), channels: None, detach: None, resume: None };
+        self.ask(to, deadline).await?;
+        self.moved(deadline).await
+    }
+
+    /// Lets a QEMU that was started for it wait on a socket in its folder for what [`Self::save`] has sent.
+    ///
+    /// # Errors
+    /// QEMU refuses it.
+    pub(super) async fn listen(&self, socket: &str, deadline: Duration) -> anyhow::Result<()> {
+        self.leave_memory_out(deadline).await?;
+        let on = qmp::migrate_incoming { uri: Some(format!("unix:{socket}")), channels: None, exit_on_error: None };
+        self.ask(on, deadline).await.map(drop)
+    }
+
+    /// Lets the guest go on where it was stopped, once everything of it has come.
+    ///
+    /// # Errors
+    /// What came does not fit this QEMU, or did not come in time.
+    pub(super) async fn go_on(&self, deadline: Duration) -> anyhow::Result<()> {
+        self.moved(deadline).await?;
+        self.ask(qmp::cont {}, deadline).await.map(drop)
+    }
+
+    async fn leave_memory_out(&self, deadline: Duration) -> anyhow::Result<()> {
+        let capability = qmp::MigrationCapability::x_ignore_shared;
+        let capabilities = vec![qmp::MigrationCapabilityStatus { capability, state: true }];
+        self.ask(qmp::migrate_set_capabilities { capabilities }, deadline).await.map(drop)
+    }
+
+    async fn moved(&self, deadline: Duration) -> anyhow::Result<()> {
+        let until = tokio::time::Instant::now() + deadline;
+        loop {
+            let seen = self.ask(qmp::query_migrate {}, deadline).await?;
+            match seen.status {
+                Some(qmp::MigrationStatus::completed) => return Ok(()),
+                Some(qmp::MigrationStatus::failed) => bail!("QEMU: {}", seen.error_desc.unwrap_or_default()),
+                _ => ensure!(tokio::time::Instant::now() < until, "the machine was not moved in time"),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// All that was given a name. What PCI shows is no source: the guest decides what can be seen behind a port.
@@ -137,6 +192,11 @@ impl Qmp {
         }
         Ok(())
     }
+}
+
+/// A socket in an open folder. The name of a socket has at most 107 bytes (unix(7)); so every folder is near enough.
+pub(super) fn near(folder: RawFd, socket: &str) -> String {
+    format!("/proc/self/fd/{folder}/{socket}")
 }
 
 /// `blockdev-add` in words: the crate's own type of it names every option of every driver.

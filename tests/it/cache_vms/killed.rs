@@ -66,7 +66,9 @@ fn killed_in_the_middle_of_a_write() {
         at_rest(&service);
         let after = u64::from(rand::random::<u16>()) % 12_000;
         let volume = kill(&service, job(&service, "k", &[], &endless(n)), after);
-        wait(&service, "its volume is used no more", |service| volumes(service).iter().all(|it| it["id"] != *volume));
+        wait(&service, "its volume is in quarantine", |service| {
+            volumes(service).iter().all(|it| it["id"] != *volume || it["state"] == "quarantined")
+        });
         println!("cycle {n}: good {good_took:.0} s, killed after {after} ms, {:.0} s in all", began.elapsed().as_secs_f64());
         assert!(lost.insert(volume), "a volume whose VM was killed came back");
     }

@@ -1,0 +1,190 @@
+//! Snapshots of machines that have booted and wait for their identity: a machine that goes on from one is there in a tenth of a boot.
+//!
+//! A snapshot is a folder with the disk, the memory and the devices of one moment, made aside and renamed: it is whole, or not there. It
+//! holds no identity and no secret: it was made before there was any (`ami/onhost/wait`). Its name is a hash of everything that it
+//! depends on, so another image, class, QEMU or processor finds none and boots; and so does a launch after a restore that failed.
+//! Machines write to disks of their own over the snapshot's, and their memory is a private view of its file.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `make` | boots once, aside and with the lowest priority |
+//! | `restore` | brings a machine to where the snapshot was made |
+//!
+//! Reads, writes: `DATA/snapshots`. Not here: what the machine is told then (`guest::channel`).
+
+pub(super) mod make;
+pub(super) mod restore;
+
+use super::image::{Image, value};
+use super::qemu::{self, Accelerator, Begin};
+use super::{OnHost, host};
+use crate::domain::resource_class::ResourceClass;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// What is in a snapshot's folder. The last one is written last.
+const MEMORY: &str = "memory";
+const STATE: &str = "state";
+const INPUTS: &str = "inputs";
+/// As many are kept; those that were used least recently go first.
+const KEPT: usize = 8;
+/// Machines boot for so long after a restore that failed.
+const PAUSE: Duration = Duration::from_secs(600);
+/// A snapshot that failed so often is made anew.
+const MOST_FAILURES: u32 = 3;
+
+/// The snapshots of this host.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshots {
+    folder: PathBuf,
+    failures: Arc<Mutex<HashMap<String, (u32, Instant)>>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// Its name.
+    pub(super) key: String,
+    folder: PathBuf,
+}
+
+impl Snapshot {
+    /// What the machine's disk lies over.
+    pub(super) fn disk(&self) -> PathBuf {
+        self.folder.join(super::image::DISK)
+    }
+
+    pub(super) fn memory(&self) -> PathBuf {
+        self.folder.join(MEMORY)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join(STATE)
+    }
+}
+
+/// Everything that a snapshot depends on, one thing a line; the program by its file, since asking it takes as long as a restore.
+pub(super) fn inputs(class: &ResourceClass, image: &Image, accelerator: Accelerator) -> String {
+    let line = qemu::command(&make::machine(class, image, accelerator, Path::new(MEMORY)));
+    let program = host::program(qemu::PROGRAM).and_then(|path| path.metadata().ok());
+    let program = program.map(|found| format!("{} bytes of {}.{}", found.len(), found.mtime(), found.mtime_nsec()));
+    let processor = match accelerator {
+        Accelerator::Tcg => String::new(),
+        Accelerator::Kvm => format!("{} on {}", host::processor(), host::kernel_release()),
+    };
+    let disk = class.disk_gib;
+    format!(
+        "image {}\ndisk {disk}\nprogram {}\nprocessor {processor}\n{}\n",
+        image.manifest.hash,
+        program.unwrap_or_default(),
+        line.join("\n")
+    )
+}
+
+fn key_of(inputs: &str) -> String {
+    digest(&SHA256, inputs.as_bytes()).as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Snapshots {
+    /// Makes what is missing.
+    pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
+        let folder = data.join("snapshots-of-machines");
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        Ok(Self { folder, failures: Arc::default() })
+    }
+
+    /// The snapshot of these inputs; none: there is none, or it failed lately.
+    pub(super) fn find(&self, inputs: &str) -> Option<Snapshot> {
+        let key = key_of(inputs);
+        let folder = self.folder.join(&key);
+        let kept = std::fs::read_to_string(folder.join(INPUTS)).ok()?;
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let rests = failures.get(&key).is_some_and(|(_, at)| at.elapsed() < PAUSE);
+        (kept == inputs && !rests).then_some(Snapshot { key, folder })
+    }
+
+    /// A machine went on from it.
+    pub(super) fn note_success(&self, snapshot: &Snapshot) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&snapshot.key);
+        let used = File::open(snapshot.folder.join(INPUTS)).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = used {
+            tracing::debug!(snapshot = snapshot.key, %error, "a snapshot's last use cannot be kept");
+        }
+    }
+
+    /// It did not: machines boot for a while.
+    pub(super) fn note_failure(&self, snapshot: &Snapshot) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.get(&snapshot.key).map_or(1, |(count, _)| count + 1);
+        failures.insert(snapshot.key.clone(), (count, Instant::now()));
+        if count >= MOST_FAILURES {
+            failures.remove(&snapshot.key);
+            tracing::warn!(snapshot = snapshot.key, "a snapshot that does not work is removed");
+            remove(&snapshot.folder);
+        }
+    }
+
+    /// Removes what is too many, and what a making that was killed has left; the caller holds the lock. A machine keeps what it has open.
+    fn tidy(&self) -> std::io::Result<()> {
+        let mut kept = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            match path.join(INPUTS).metadata().and_then(|found| found.modified()) {
+                Ok(used) if !is_aside(&path) => kept.push((used, path)),
+                _ => remove(&path),
+            }
+        }
+        kept.sort();
+        let many = kept.len().saturating_sub(KEPT);
+        for (_, path) in kept.into_iter().take(many) {
+            remove(&path);
+        }
+        Ok(())
+    }
+}
+
+fn is_aside(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        tracing::warn!(folder = %folder.display(), %error, "a snapshot cannot be removed");
+    }
+}
+
+impl OnHost {
+    /// The snapshot that a machine of this class goes on from. Where there is none, one is made aside, for the next.
+    pub(super) fn snapshot_for(&self, class: &ResourceClass, image: &Image, accelerator: Accelerator) -> Option<Snapshot> {
+        if !self.restores() {
+            return None;
+        }
+        let inputs = inputs(class, image, accelerator);
+        let found = self.snapshots.find(&inputs);
+        if found.is_none() {
+            make::aside(self.snapshots.clone(), class.clone(), image.clone(), accelerator, inputs);
+        }
+        found
+    }
+}
+
+/// The memory of a machine as QEMU is told it: one file, of which each restored machine has a private view.
+pub(super) fn memory(begin: Begin<'_>, mib: u32) -> Option<String> {
+    let (path, share) = match begin {
+        Begin::Boot => return None,
+        Begin::Wait { memory } => (memory, "on"),
+        Begin::Restore { memory } => (memory, "off"),
+    };
+    Some(format!("memory-backend-file,id=memory,size={mib}M,mem-path={},share={share}", value(path)))
+}
+
+#[cfg(test)]
+mod tests;
