@@ -1,6 +1,7 @@
 //! `make bench`: from a PUT to a VM that is ready, beside a bare QEMU that boots the same image, and the service at rest.
 //!
-//! *Service*: from sending the PUT to `ready` seen by a client that polls long; a VM that starts for this task, closed network.
+//! *Service*: from sending the PUT to `ready` seen by a client that polls long; a VM that starts for this task, closed network. It goes on
+//! from a snapshot, or with `--boot` it boots.
 //! *Bare*: the same image and the QEMU command of the service's own VM, from the start of its process to the end of `true` over SSH.
 //! *Own share*: all of *service* in which the guest was not being worked on, that is, less `guest.personalise`.
 //! A *bar* is what a figure should stay below; it is printed beside it and never checked, since a shared host is no judge.
@@ -42,6 +43,8 @@ struct Arguments {
     /// None: the engine alone.
     images: Option<PathBuf>,
     report: PathBuf,
+    /// The service's VMs boot.
+    boot: bool,
 }
 
 /// One pair.
@@ -63,7 +66,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let work = tempfile::Builder::new().prefix("vm-service-bench-bare-").tempdir_in("/var/tmp")?;
     let data = tempfile::Builder::new().prefix("vm-service-bench-").tempdir_in("/var/tmp")?;
-    let mut service = Service::start(data.path(), &work.path().join("service.log"), images).await?;
+    let mut service = Service::start(data.path(), &work.path().join("service.log"), images, !arguments.boot).await?;
     let done = tokio::select! {
         done = run(&arguments, images, &service, work.path()) => done,
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
@@ -80,6 +83,10 @@ async fn run(arguments: &Arguments, images: &Path, service: &Service, work: &Pat
     let machine = Machine::look(Some(images))?;
     let (first, recipe) = service.serve_one().await.context("the first boot, not counted")?;
     let bare = recipe.boot(work).await.context("the first bare boot, not counted")?;
+    if !arguments.boot {
+        service.wait_for_snapshot().await?;
+        service.serve_one().await.context("the first restore, not counted")?;
+    }
     let mut report = Report::create(&arguments.report)?;
     machine.tell(&mut report)?;
     report.line(&format!("# VMs: {}; {} pairs", recipe.describe(), arguments.pairs))?;
@@ -128,28 +135,29 @@ async fn one_pair(service: &Service, work: &Path, recipe: &Recipe, service_first
 }
 
 impl Arguments {
-    /// `--pairs N --images DIR --report FILE`, or `--engine --report FILE`; cargo adds `--bench`.
+    /// `--pairs N --images DIR --report FILE`, with or without `--boot`, or `--engine --report FILE`; cargo adds `--bench`.
     fn read() -> anyhow::Result<Self> {
         let (mut pairs, mut images, mut report) = (9, None, None);
-        let engine = std::env::args().any(|word| word == "--engine");
-        let mut words = std::env::args().skip(1).filter(|word| word != "--bench" && word != "--engine");
+        let asked = |name: &str| std::env::args().any(|word| word == name);
+        let (engine, boot) = (asked("--engine"), asked("--boot"));
+        let mut words = std::env::args().skip(1).filter(|word| !["--bench", "--engine", "--boot"].contains(&word.as_str()));
         while let Some(name) = words.next() {
             let value = words.next().with_context(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--pairs" => pairs = value.parse().context("--pairs is a number")?,
                 "--images" => images = Some(PathBuf::from(value)),
                 "--report" => report = Some(PathBuf::from(value)),
-                _ => bail!("{name} is unknown; there are --engine, --pairs, --images and --report"),
+                _ => bail!("{name} is unknown; there are --engine, --boot, --pairs, --images and --report"),
             }
         }
         anyhow::ensure!(pairs > 0, "--pairs is at least 1");
         let report = report.context("--report is missing")?;
         if engine {
-            return Ok(Self { pairs, images: None, report });
+            return Ok(Self { pairs, images: None, report, boot });
         }
         // Its real path: an image that is built meanwhile is not used.
         let images =
             images.context("--images is missing")?.canonicalize().context("finding the image; build it with ami/build-onhost")?;
-        Ok(Self { pairs, images: Some(images), report })
+        Ok(Self { pairs, images: Some(images), report, boot })
     }
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use vm_service::clock::{Clock as _, ServiceClock};
 use vm_service::domain::api::{EventView, Page, TaskView};
 use vm_service::domain::lifecycle::{TaskState, VmState};
+use vm_service::domain::settings::{OnHostSettings, ProviderChoice, Settings, VmNetwork};
 
 /// From start to an API, with a database made from nothing.
 const UP: Duration = Duration::from_secs(60);
@@ -26,6 +27,8 @@ const UP: Duration = Duration::from_secs(60);
 const READY: Duration = Duration::from_secs(120);
 /// What is shown of a console, bytes.
 const CONSOLE_END: usize = 3000;
+/// For a boot beside everything else, at the lowest priority.
+const SNAPSHOT: Duration = Duration::from_secs(300);
 /// From a release to the end of its machine.
 const GONE: Duration = Duration::from_secs(30);
 
@@ -40,11 +43,15 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) async fn start(data: &Path, log: &Path, images: &Path) -> anyhow::Result<Self> {
+    /// `snapshots`: VMs go on from one, once it is there.
+    pub(crate) async fn start(data: &Path, log: &Path, images: &Path, snapshots: bool) -> anyhow::Result<Self> {
+        let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
+        settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots };
         let file = File::create(log)?;
         let process = Command::new(env!("CARGO_BIN_EXE_vm-service"))
-            .args(["up", "--network", "closed", "--listen", "127.0.0.1:0", "--data"])
+            .args(["up", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .env("VM_SERVICE_SETTINGS", serde_json::to_string(&settings)?)
             .env("VM_SERVICE_IMAGES", images)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -130,6 +137,16 @@ impl Service {
 
     fn machines(&self) -> PathBuf {
         self.data.join("onhost/machines")
+    }
+
+    /// Until VMs of the class that all tasks here have go on from a snapshot.
+    pub(crate) async fn wait_for_snapshot(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SNAPSHOT;
+        while !std::fs::read_to_string(&self.log)?.contains("made a snapshot of a machine") {
+            ensure!(Instant::now() < deadline, "no snapshot was made");
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     async fn wait_for_no_machines(&self) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.medians("service_ready", &total)?;
     report.medians("bare_ssh", &bare)?;
     report.figure("service_over_bare", median(&total) / median(&bare), "ratio")?;
+    report.figure("bare_over_service", median(&bare) / median(&total), "ratio")?;
     let ratios: Vec<f64> = pairs.iter().map(|pair| pair.service.total / pair.bare.command).collect();
     report.figure("service_over_bare_median_of_pairs", median(&ratios), "ratio")?;
 

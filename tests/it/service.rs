@@ -159,7 +159,9 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.end_all_vms();
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.end_all_vms();
+        }
         drop(Command::new("kill").arg(self.process.id().to_string()).status());
         let deadline = Instant::now() + Duration::from_secs(20);
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {

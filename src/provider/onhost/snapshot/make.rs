@@ -28,7 +28,12 @@ const ROOM: u64 = 4 << 30;
 const SOCKET: &str = "save.sock";
 
 /// The machine that a snapshot is made of.
-pub(in crate::provider::onhost) fn machine<'a>(class: &'a ResourceClass, image: &'a Image, accelerator: Accelerator, memory: &'a Path) -> Machine<'a> {
+pub(in crate::provider::onhost) fn machine<'a>(
+    class: &'a ResourceClass,
+    image: &'a Image,
+    accelerator: Accelerator,
+    memory: &'a Path,
+) -> Machine<'a> {
     Machine {
         provider_id: "snapshot",
         class,
