@@ -64,12 +64,14 @@ trust nvidia-toolkit "$toolkit_at/gpgkey" C95B321B61E88C1809C4F759DDCAE044F796EC
 # shellcheck disable=SC2016 # apt knows its architecture
 printf 'deb [signed-by=/usr/share/keyrings/%s.gpg] %s /\n' vm-service-nvidia-cuda "$cuda_at" \
     vm-service-nvidia-toolkit "$toolkit_at"'/stable/deb/$(ARCH)' >/etc/apt/sources.list.d/vm-service-nvidia.list
-# The driver is some forty packages that fit each other only at one version; the distribution has other ones of the same names.
-printf 'Package: /nvidia/ /^cuda-drivers/ /^libcuda1/ /^libxnvctrl/\nPin: version %s\nPin-Priority: 1001\n' \
-    "$driver$([[ $driver == *.* ]] && echo '[-.]*' || echo '.*')" >/etc/apt/preferences.d/vm-service-nvidia
-printf '\nPackage: %s\nPin: version %s\nPin-Priority: 1002\n' \
-    'nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container-tools libnvidia-container1' "$toolkit" \
-    >>/etc/apt/preferences.d/vm-service-nvidia
+# pins: apt's preferences. The driver is some forty packages that fit each other only at one version, and the distribution has others of
+# the same names.
+pins() {
+    printf 'Package: %s\nPin: version %s\nPin-Priority: 1001\n\n' \
+        '/nvidia/ /^cuda-drivers/ /^libcuda1/ /^libxnvctrl/' "/^${driver//./\\.}[-.]/" \
+        'nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container-tools libnvidia-container1' "$toolkit"
+}
+pins >/etc/apt/preferences.d/vm-service-nvidia
 
 apt-get update -qq
 packages=("linux-headers-$(uname -r)" "$package" nvidia-container-toolkit)
@@ -78,11 +80,17 @@ if has_candidate nvidia-persistenced; then packages+=(nvidia-persistenced); fi
 for name in "${packages[@]}"; do
     has_candidate "$name" || refuse "no package $name for this release: choose another driver, CUDA or kernel"
 done
+# chosen PACKAGE VERSION Candidate|Installed: it will be, or is, of that version.
+chosen() {
+    local have
+    have=$(LC_ALL=C apt-cache policy "$1" | sed -n "s/^  $3: //p")
+    [[ $have == "$2"[-.]* || $have == "$2" ]] || refuse "$1 is ${have:-not there} and not $2: choose another, or begin with a machine without it"
+}
+chosen "$package" "$driver" Candidate
+chosen nvidia-container-toolkit "$toolkit" Candidate
 install_packages "${packages[@]}"
-have=$(dpkg-query -W -f '${Version}' "$package")
-[[ $have == "$driver"[-.]* ]] || refuse "the driver is $have and not $driver: there is none of that version, or another was there before"
-have=$(dpkg-query -W -f '${Version}' nvidia-container-toolkit)
-[[ $have == "$toolkit" ]] || refuse "the container toolkit is $have and not $toolkit"
+chosen "$package" "$driver" Installed
+chosen nvidia-container-toolkit "$toolkit" Installed
 # For the kernel that the image boots: a driver for none is found out here and not in the first VM.
 modinfo -k "$(uname -r)" nvidia >/dev/null || refuse "the driver's modules were not built for kernel $(uname -r)"
 if [[ ${1:-} == --install ]]; then exit 0; fi
