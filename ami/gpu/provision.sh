@@ -18,7 +18,8 @@ cuda=${VM_SERVICE_CUDA:-13-0}
 toolkit=${VM_SERVICE_NVIDIA_TOOLKIT:-1.17.8-1}
 refuse() { echo "gpu/provision.sh: $*" >&2; exit 64; }
 [[ ${1:-} == '' || ${1:-} == --install ]] || refuse "usage: provision.sh [--install]"
-[[ $driver =~ ^[0-9]{3}(\.[0-9]+)*$ ]] || refuse "VM_SERVICE_NVIDIA_DRIVER is a branch such as 580 or a version such as 580.95.05, not \"$driver\""
+[[ $driver =~ ^[0-9]{3}(\.[0-9]+)*$ ]] ||
+    refuse "VM_SERVICE_NVIDIA_DRIVER is a branch such as 580 or a version such as 580.95.05, not \"$driver\""
 [[ $cuda =~ ^([0-9]+-[0-9]+|none)$ ]] || refuse "VM_SERVICE_CUDA is as in 13-0, or none, not \"$cuda\""
 [[ $toolkit =~ ^[0-9][0-9.]*-[0-9]+$ ]] || refuse "VM_SERVICE_NVIDIA_TOOLKIT is as in 1.17.8-1, not \"$toolkit\""
 case $modules in
@@ -84,7 +85,8 @@ done
 chosen() {
     local have
     have=$(LC_ALL=C apt-cache policy "$1" | sed -n "s/^  $3: //p")
-    [[ $have == "$2"[-.]* || $have == "$2" ]] || refuse "$1 is ${have:-not there} and not $2: choose another, or begin with a machine without it"
+    [[ $have == "$2"[-.]* || $have == "$2" ]] ||
+        refuse "$1 is ${have:-not there} and not $2: choose another, or begin with a machine without it"
 }
 chosen "$package" "$driver" Candidate
 chosen nvidia-container-toolkit "$toolkit" Candidate

@@ -24,8 +24,8 @@ locals {
   marks   = merge(var.installation == "" ? local.ours : local.for_one, { Name = local.name, "vm-service:image-kind" = var.kind })
 
   # Filled in by ../complete-manifest with what the machine said of itself.
-  told = { for word in ["distribution", "release", "architecture", "engine_store", "engine_version", "kernel_version", "inputs",
-  "nvidia_driver", "cuda", "nvidia_toolkit"] : word => "@${local.stamp} ${word}@" }
+  words = ["distribution", "release", "architecture", "engine_store", "engine_version", "kernel_version", "inputs"]
+  told  = { for word in concat(local.words, ["nvidia_driver", "cuda", "nvidia_toolkit"]) : word => "@${local.stamp} ${word}@" }
 }
 
 source "amazon-ebs" "ubuntu" {
@@ -128,7 +128,8 @@ build {
     start_retry_timeout = "10m"
     execute_command     = "sudo bash -e {{ .Path }}"
     inline = [
-      "/var/tmp/vm-service/ami/image-test --builder ${var.ssh_username} --store ${var.store} ${local.gpu_test} --tools \"$(sed 's/#.*//' /var/tmp/vm-service/tools.list)\"",
+      "tools=$(sed 's/#.*//' /var/tmp/vm-service/tools.list)",
+      "/var/tmp/vm-service/ami/image-test --builder ${var.ssh_username} --store ${var.store} ${local.gpu_test} --tools \"$tools\"",
     ]
   }
   provisioner "file" {
