@@ -3,6 +3,11 @@
 variable "region" {
   type        = string
   description = "Where it is built."
+  # Whether there is such a region AWS says; packer 1.6 has no regular expressions.
+  validation {
+    condition     = length(split("-", var.region)) > 2 && can(parseint(element(split("-", var.region), length(split("-", var.region)) - 1), 10))
+    error_message = "A region is as in eu-west-1, and no zone."
+  }
 }
 
 variable "source_cidrs" {
