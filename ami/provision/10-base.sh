@@ -55,6 +55,7 @@ off apt-daily.service apt-daily.timer apt-daily-upgrade.service apt-daily-upgrad
     man-db.service man-db.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer logrotate.timer \
     motd-news.timer motd-news.service update-notifier-download.timer update-notifier-motd.timer fwupd-refresh.timer \
     ua-timer.timer ubuntu-advantage.service apport.service apport-autoreport.path whoopsie.path snapd.seeded.service \
+    snapd.service snapd.socket snapd.snap-repair.timer apt-news.service esm-cache.service update-notifier-download.service \
     systemd-timesyncd.service chrony.service networking.service systemd-networkd-wait-online.service \
     cloud-init-hotplugd.socket cloud-init-hotplugd.service ssh.socket getty@.service autovt@.service systemd-pstore.service \
     systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-random-seed.service remote-fs.target \
