@@ -5,7 +5,7 @@
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
 use super::cache::{CacheDisk, Mounted, Unmounted};
-use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, linux_cache, user_data};
+use super::{Endpoint, Guest, GuestError, Personality, bundle, engine, first_boot, gpu, linux_cache, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::lineage::Engine;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{Span, field, info, instrument};
 
 /// What is read of a command's output, bytes each.
-const MOST_OUTPUT: usize = 64 * 1024;
+pub(super) const MOST_OUTPUT: usize = 64 * 1024;
 /// sshd may refuse every login while the machine boots (pam_nologin).
 const LOGIN_SETTLES: Duration = Duration::from_secs(30);
 /// sshd shows the old key until it has started anew.
@@ -75,8 +75,8 @@ impl Guest for LinuxGuest {
             took("verify_ms", done);
             session.map_err(|e| failed(e, deadline))
         };
-        match &identity.docker {
-            None => drop(verify.await?),
+        let session = match &identity.docker {
+            None => verify.await?,
             Some(docker) => {
                 let answers = async {
                     let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
@@ -88,7 +88,12 @@ impl Guest for LinuxGuest {
                 if answer.is_err() {
                     engine_in_trouble(&session, at.docker, docker, until).await?;
                 }
+                session
             }
+        };
+        if personality.gpus > 0 {
+            let gpus = gpu::ready(&session, personality.gpus, until).await?;
+            info!(gpus, "GPUs work");
         }
         info!(total_ms = millis(started.elapsed()), "personalised");
         Ok(engine_in(&said))

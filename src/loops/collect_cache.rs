@@ -73,7 +73,8 @@ async fn snapshots(world: &World, provider: &dyn Provider, volumes: &dyn Volumes
         .map(|it| SeenSnapshot { provider_id: it.provider_id, tags: it.tags, size_gib: it.size_gib })
         .collect();
     let since = now - TimeDelta::from_std(provider.pace().settles).unwrap_or_default();
-    let missing = world.db.collect_snapshots((provider.name(), provider.place()), &seen, since, world.fresh_id.as_ref(), now).await?;
+    let missing =
+        world.db.collect_snapshots((provider.name(), provider.place()), &seen, since, world.fresh_id.as_ref(), now).await?;
     for (generation, snapshot) in missing.into_iter().filter(|_| listing.complete) {
         if volumes.find_snapshot(&snapshot).await?.is_none() {
             world.db.drop_generation(generation, "the provider does not know it any more", now).await?;
