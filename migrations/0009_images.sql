@@ -85,12 +85,13 @@ create trigger attempt_of_a_good_image before update of image, attempted_at on v
     when (new.image is not null and old.attempted_at is null and new.attempted_at is not null)
     execute function vms.refuse_retired_image();
 
--- Nothing is deleted that a machine lives from, or a launch still asks for.
+-- Nothing is deleted that a machine lives from, or a launch still asks for. What a machine without a row is made of is not known.
 create function vms.refuse_deletion_in_use() returns trigger language plpgsql as $$
 begin
     if exists (select from vms.launches l
                where (l.provider, l.place, l.image) = (new.provider, new.place, new.provider_id)
-                 and (l.state = 'requested' or exists (select from vms.vms v where v.launch_id = l.id and v.state <> 'terminated'))) then
+                 and (l.state = 'requested' or exists (select from vms.vms v where v.launch_id = l.id and v.state <> 'terminated')))
+        or exists (select from vms.orphans o where (o.provider, o.place) = (new.provider, new.place)) then
         raise exception 'image % is in use', new.id using errcode = 'VM001';
     end if;
     return new;

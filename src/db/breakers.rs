@@ -58,7 +58,7 @@ pub(super) async fn note_failed_starts(connection: &mut PgConnection, vms: &[VmI
          where v.id = any($1)
            and not exists (select from vms.launches l
                            join vms.images i on (i.provider, i.place, i.provider_id) = (l.provider, l.place, l.image)
-                           where l.id = v.launch_id and i.state = 'candidate' and i.share > 0
+                           where l.id = v.launch_id and i.state = 'candidate'
                              and not exists (select from vms.image_boots b where b.image_id = i.id and b.ready_at is not null))
          order by v.provider, v.place, v.executor, v.resource_class, v.created_at desc
          on conflict (provider, place, executor, resource_class) do update

@@ -181,7 +181,8 @@ impl Db {
                  and (state = 'deleting' or state = 'retired' and not exists
                      (select from vms.launches l
                       where (l.provider, l.place, l.image) = (i.provider, i.place, i.provider_id)
-                        and (l.state = 'requested' or exists (select from vms.vms v where v.launch_id = l.id and v.state <> 'terminated'))))
+                        and (l.state = 'requested' or exists (select from vms.vms v where v.launch_id = l.id and v.state <> 'terminated')))
+                   and not exists (select from vms.orphans o where (o.provider, o.place) = (i.provider, i.place)))
                order by retired_at, id"#,
             place.0,
             place.1,

@@ -61,7 +61,8 @@ struct Custom {
 impl Custom {
     /// A value that the build was going to put in at its end.
     fn is_unfinished(&self) -> bool {
-        let all = [&self.kind, &self.architecture, &self.engine_version, &self.store, &self.distribution, &self.release, &self.hash];
+        let all =
+            [&self.kind, &self.architecture, &self.engine_version, &self.store, &self.distribution, &self.release, &self.hash];
         all.into_iter().flatten().any(|value| value.starts_with('@'))
     }
 }

@@ -2,12 +2,13 @@
 
 use super::Sim;
 use super::journal::Told;
+use super::machines::SimMachine;
 use super::ops;
-use super::world::broken;
+use super::world::{World, broken};
 use crate::domain::ec2::Architecture;
 use crate::domain::image::ImageSource;
 use crate::provider::images::{Images, ProviderImage};
-use crate::provider::{Provider as _, ProviderError};
+use crate::provider::{MachineState, Provider as _, ProviderError};
 use async_trait::async_trait;
 use chrono::TimeDelta;
 
@@ -55,6 +56,13 @@ impl Sim {
     }
 }
 
+impl World {
+    fn is_in_use(&self, image: &str) -> bool {
+        let alive = |machine: &SimMachine| machine.state() != MachineState::Terminated;
+        self.fleet.all().iter().any(|machine| alive(machine) && machine.image.as_deref() == Some(image))
+    }
+}
+
 #[async_trait]
 impl Images for Sim {
     fn place_of(&self, source: &ImageSource) -> Option<String> {
@@ -89,6 +97,8 @@ impl Images for Sim {
                 || image.to_owned(),
                 |world| match world.images.get(image) {
                     Some(it) if !it.ours => Err(broken("UnauthorizedOperation", "it does not carry our tag")),
+                    // A host's own rule: a machine's disk lies on that of its image.
+                    Some(_) if world.is_in_use(image) => Err(broken("InvalidAMI.InUse", "a machine is made of it")),
                     Some(_) => {
                         world.images.remove(image);
                         Ok(())

@@ -15,8 +15,7 @@ fn image(name: &str, state: ImageState, share: u32) -> Registered {
 
 /// How many of a hundred launches take what.
 fn taken(offer: &Offer<'_>) -> Vec<(String, usize)> {
-    let all: Vec<String> =
-        (0..100).map(|drawn| offer.take(drawn).unwrap().unwrap_or_else(|| "default".to_owned())).collect();
+    let all: Vec<String> = (0..100).map(|drawn| offer.take(drawn).unwrap().unwrap_or_else(|| "default".to_owned())).collect();
     let names: BTreeSet<&String> = all.iter().collect();
     names.into_iter().map(|name| (name.clone(), all.iter().filter(|it| *it == name).count())).collect()
 }

@@ -28,7 +28,12 @@ async fn built(cloud: &Cloud, name: &str, tagged_for: Option<InstallationId>) ->
     let snapshot = between(&cloud.behind_our_back("DescribeImages", &[("ImageId.1", &image)]).await, "snapshotId").to_owned();
     if let Some(installation) = tagged_for {
         let value = installation.to_string();
-        let tags = [("ResourceId.1", image.as_str()), ("ResourceId.2", &snapshot), ("Tag.1.Key", "vm-service:installation"), ("Tag.1.Value", &value)];
+        let tags = [
+            ("ResourceId.1", image.as_str()),
+            ("ResourceId.2", &snapshot),
+            ("Tag.1.Key", "vm-service:installation"),
+            ("Tag.1.Value", &value),
+        ];
         cloud.behind_our_back("CreateTags", &tags).await;
     }
     (image, snapshot)
@@ -135,7 +140,8 @@ async fn what_is_not_ours_is_said_and_never_deleted() {
     }
     let canonical = cloud.canonical_image();
     assert!(look(&canonical).await[0].contains("It belongs to 099720109477"));
-    let public = [("ImageId", untagged.as_str()), ("Attribute", "launchPermission"), ("OperationType", "add"), ("UserGroup.1", "all")];
+    let public =
+        [("ImageId", untagged.as_str()), ("Attribute", "launchPermission"), ("OperationType", "add"), ("UserGroup.1", "all")];
     cloud.behind_our_back("ModifyImageAttribute", &public).await;
     assert!(look(&untagged).await.iter().any(|it| it.contains("It is public")));
     alone.ec2.delete_image("ami-0123456789abcdef0", &["snap-0123456789abcdef0".to_owned()]).await.unwrap();
