@@ -4,6 +4,7 @@
 //! Sources: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeImages.html>,
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/deregister-ami.html> (the snapshots stay and are deleted after it).
 
+use super::machines::filter;
 use super::refusal::{Kind, Refusal};
 use super::{Ec2, connection, tags};
 use crate::domain::image::ImageSource;
@@ -35,11 +36,8 @@ impl Ec2 {
 
     /// Whether it belongs to the account that we are.
     async fn is_own(&self, client: &Client, image: &str) -> Result<bool, Refusal> {
-        match self.budget.read.call(client.describe_images().owners("self").image_ids(image).send()).await {
-            Ok(answer) => Ok(!answer.images().is_empty()),
-            Err(refusal) if is_unknown(&refusal) => Ok(false),
-            Err(refusal) => Err(refusal),
-        }
+        let call = client.describe_images().owners("self").filters(filter("image-id", [image.to_owned()]));
+        Ok(!self.budget.read.call(call.send()).await?.images().is_empty())
     }
 
     fn is_tagged(&self, tags: &[Tag]) -> bool {
@@ -140,8 +138,8 @@ fn unusable(image: &Image) -> Option<String> {
     if state != ImageState::Available.as_str() {
         return Some(format!("it is {state}: register it when it is available"));
     }
-    let on_ebs = image.root_device_type().is_none_or(|it| *it == DeviceType::Ebs);
-    (!on_ebs).then(|| "its root disk is not on EBS".to_owned())
+    let of_instance = image.root_device_type() == Some(&DeviceType::InstanceStore);
+    of_instance.then(|| "its root disk is not on EBS".to_owned())
 }
 
 fn snapshots(image: &Image) -> BTreeSet<String> {

@@ -87,7 +87,7 @@ fn remove(folder: &Path, current: &Path, folders: &Folders) -> anyhow::Result<Re
         if current.canonicalize().is_ok_and(|it| it == real) {
             return Ok(Err(format!("{} leads to it", current.display())));
         }
-        if real != folder {
+        if std::fs::symlink_metadata(folder)?.is_symlink() {
             return Ok(Err(format!("{} is a link", folder.display())));
         }
         if let Some(machine) = user(&real, folders)? {
