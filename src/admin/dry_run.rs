@@ -5,7 +5,7 @@
 use crate::domain::plan::gc::plan_gc;
 use crate::domain::plan::gc_cache::plan_gc_cache;
 use crate::domain::plan::gc_volumes::plan_gc_volumes;
-use crate::loops::{World, collect, collect_cache, collect_volumes};
+use crate::loops::{World, collect, collect_cache, collect_images, collect_volumes};
 use crate::provider::Provider;
 use chrono::{DateTime, Utc};
 use std::io::Write;
@@ -37,6 +37,11 @@ pub async fn look(world: &World, now: DateTime<Utc>) -> anyhow::Result<Vec<Inten
     for provider in world.providers.all() {
         machines(world, provider.as_ref(), now, &mut add).await?;
         volumes(world, provider.as_ref(), now, &mut add).await?;
+        if provider.images().is_some() {
+            for (image, why) in collect_images::decide(world, provider.as_ref(), now).await?.delete {
+                add("delete", format!("image {}", image.provider_id), format!("{why}."));
+            }
+        }
     }
     Ok(found)
 }

@@ -14,6 +14,8 @@ pub enum More {
     Reserve,
     /// Cache volumes that are filled from outside.
     Seed,
+    /// Retired images that are deleted when nothing needs them.
+    Images,
 }
 
 /// What the policy is to allow.
@@ -67,7 +69,7 @@ fn features(settings: &Settings, wanted: &Wanted) -> Features {
     }
     let asked = |more| wanted.more.contains(&more);
     let set = Features::of(settings);
-    Features { reserve: set.reserve || asked(More::Reserve), seed: asked(More::Seed), ..set }
+    Features { reserve: set.reserve || asked(More::Reserve), seed: asked(More::Seed), images: asked(More::Images), ..set }
 }
 
 #[cfg(test)]

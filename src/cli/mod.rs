@@ -9,6 +9,7 @@
 //! connect (URL, token, TLS) ─▶ client (calls, deadlines, retries) ─▶ run ─▶ over_ssh | with_docker
 //!                                  └─ problem (one sentence)       ├─ tasks
 //!                                                                  ├─ vms
+//!                                                                  ├─ images
 //!                                                                  └─ volumes ─▶ table
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 mod client;
 mod connect;
+mod images;
 mod io;
 mod outcome;
 mod over_ssh;
@@ -51,6 +53,8 @@ pub enum Command {
     Tasks(Box<tasks::Args>),
     /// List, show, terminate and hold VMs.
     Vms(Box<vms::Args>),
+    /// List, register, try, promote and retire images that VMs are made of.
+    Image(Box<images::Args>),
     /// List, show, delete and hold Docker layer caches.
     Volumes(Box<volumes::Args>),
 }
@@ -107,6 +111,13 @@ pub async fn run(command: Command, defaults: &Defaults, mut io: Io) -> u8 {
         Command::Vms(args) => {
             let answer = match args.connect.client(defaults) {
                 Ok(client) => vms::run(&args, &client).await,
+                Err(e) => Err(e),
+            };
+            finish(&mut io, answer).await
+        }
+        Command::Image(args) => {
+            let answer = match args.connect.client(defaults) {
+                Ok(client) => images::run(&args, &client).await,
                 Err(e) => Err(e),
             };
             finish(&mut io, answer).await

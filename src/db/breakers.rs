@@ -47,13 +47,19 @@ pub(super) async fn note_failed_starts(connection: &mut PgConnection, vms: &[VmI
     )
     .execute(&mut *connection)
     .await?;
-    // One of a kind speaks for all of them: the one that was begun last.
+    // One of a kind speaks for all of them: the one that was begun last. An image that is only tried, and was never seen to boot, says
+    // nothing of the kind: it loses its share instead (`image_moves::take_back_images`).
     sqlx::query!(
         "-- breakers::note_failed_starts (breaker)
          insert into vms.breakers as b (provider, place, executor, resource_class, failed_at, reason)
          select distinct on (v.provider, v.place, v.executor, v.resource_class)
                 v.provider, v.place, v.executor, v.resource_class, array[$2::timestamptz], v.reason
-         from vms.vms v where v.id = any($1)
+         from vms.vms v
+         where v.id = any($1)
+           and not exists (select from vms.launches l
+                           join vms.images i on (i.provider, i.place, i.provider_id) = (l.provider, l.place, l.image)
+                           where l.id = v.launch_id and i.state = 'candidate'
+                             and not exists (select from vms.image_boots b where b.image_id = i.id and b.ready_at is not null))
          order by v.provider, v.place, v.executor, v.resource_class, v.created_at desc
          on conflict (provider, place, executor, resource_class) do update
          set reason = excluded.reason, allowance = null,

@@ -5,6 +5,7 @@ use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::lineage::Trust;
 use crate::domain::plan::assign::{Available, Booting, Owner};
 use crate::domain::plan::gc::BoundVm;
+use crate::domain::plan::images::Fit;
 use crate::domain::plan::queue::{LaneKey, priority};
 use crate::domain::plan::room::{Kind, Room, Supply};
 use crate::domain::plan::scale::{Idle, Pool};
@@ -91,13 +92,13 @@ impl Db {
         Ok(zones)
     }
 
-    /// Free VMs, and those in the reserve; `classes` says what a new VM would be, and be made of.
+    /// Free VMs, and those in the reserve; `classes` says what a new VM would be, and what it may be made of.
     ///
     /// # Errors
     /// See [`DbError`].
     pub async fn list_idle(
         &self,
-        classes: &BTreeMap<String, (ResourceClass, Option<String>)>,
+        classes: &BTreeMap<String, (ResourceClass, Fit)>,
         now: DateTime<Utc>,
     ) -> Result<(Pool, Pool), DbError> {
         let rows = sqlx::query!(
@@ -114,9 +115,9 @@ impl Db {
         .await?;
         let (mut idle, mut reserve) = (Pool::new(), Pool::new());
         for row in rows {
-            let outdated = classes.get(&row.resource_class).is_none_or(|(class, image)| {
+            let outdated = classes.get(&row.resource_class).is_none_or(|(class, fit)| {
                 let same_size = row.class.as_ref().is_none_or(|made| made.0.makes_the_same(class));
-                !same_size || (image.is_some() && row.image.is_some() && row.image != *image)
+                !same_size || fit.is_outdated(row.image.as_deref())
             });
             let vm = Idle { id: row.id, since: row.since, made_at: row.created_at, outdated };
             let pool = if row.reserved { &mut reserve } else { &mut idle };
@@ -224,14 +225,15 @@ impl Db {
         let row = sqlx::query!(
             r#"-- census::room
                select greatest(b.max_vms - count(v.id) - (select count(*) from vms.orphans), 0) as "vms!",
-                      greatest(b.max_in_flight - count(v.id) filter (where v.state in ('requested', 'launching', 'booting')), 0) as "in_flight!"
+                      greatest(b.max_in_flight - count(v.id) filter (where v.state in ('requested', 'launching', 'booting')), 0) as "in_flight!",
+                      case when b.max_gpus is not null then greatest(b.max_gpus - vms.gpus_taken(), 0) end as gpus
                from vms.budget b left join vms.vms v on v.state <> 'terminated'
-               group by b.max_vms, b.max_in_flight"#
+               group by b.max_vms, b.max_in_flight, b.max_gpus"#
         )
         .fetch_one(&self.pool)
         .await?;
         let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok(Room { vms: number(row.vms), in_flight: number(row.in_flight) })
+        Ok(Room { vms: number(row.vms), in_flight: number(row.in_flight), gpus: row.gpus.map(number) })
     }
 
     /// Every row of this provider and place that is bound to a machine and not terminated. What the provider shows may be as old as

@@ -24,19 +24,29 @@ pub enum After {
 }
 
 impl Db {
-    /// Notes that the call goes out next, asking for this: from here on machines may exist. The first word of an attempt counts.
+    /// Notes that the call goes out next, asking for this, made of that image: from here on machines may exist. The first word of an
+    /// attempt counts.
     ///
     /// # Errors
-    /// `LostLease`.
-    pub async fn mark_attempt(&self, launch: LaunchId, lease: i64, candidate: &str, now: DateTime<Utc>) -> Result<(), DbError> {
+    /// `LostLease`. `Conflict`: the image was retired meanwhile.
+    pub async fn mark_attempt(
+        &self,
+        launch: LaunchId,
+        lease: i64,
+        candidate: &str,
+        image: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<(), DbError> {
         let done = sqlx::query!(
             "-- launch_attempts::mark_attempt
-             update vms.launches set attempted_at = coalesce(attempted_at, $3), candidate = coalesce(candidate, $4)
+             update vms.launches set attempted_at = coalesce(attempted_at, $3), candidate = coalesce(candidate, $4),
+                    image = case when candidate is null then $5 else image end
              where id = $1 and lease_token = $2",
             launch.0,
             lease,
             now,
             candidate,
+            image,
         )
         .execute(&self.pool)
         .await?;

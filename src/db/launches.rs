@@ -95,6 +95,8 @@ pub struct LeasedLaunch {
     pub wanted: i64,
     /// What its present attempt asks for; none: not chosen yet.
     pub candidate: Option<String>,
+    /// What its machines are made of, as far as it is known.
+    pub image: Option<String>,
     /// Its machines end themselves when nobody called by then, seconds. The same in every attempt: a token goes with its parameters.
     pub silent_seconds: i32,
     /// A zone that is better than others.
@@ -142,8 +144,8 @@ impl Db {
         sqlx::query!(
             "-- launches::insert_launch (VMs)
              insert into vms.vms (id, launch_id, executor, resource_class, origin, provider, place, deadline_at,
-                                  absolute_end_at, created_at, due_at)
-             select id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10 from unnest($1::uuid[]) as id",
+                                  absolute_end_at, created_at, due_at, gpus)
+             select id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11 from unnest($1::uuid[]) as id",
             &ids,
             new.id.0,
             new.executor.as_str(),
@@ -154,6 +156,7 @@ impl Db {
             new.deadline_at,
             new.absolute_end_at,
             now,
+            i32::try_from(new.class.gpus).unwrap_or(0),
         )
         .execute(&mut *tx)
         .await?;
@@ -188,7 +191,7 @@ impl Db {
                from due where l.id = due.id
                returning l.id as "id: LaunchId", l.lease_token, l.attempt, l.executor as "executor: Executor", l.resource_class,
                          l.class_spec as "class: Json<ResourceClass>", l.origin as "origin: Origin", l.provider,
-                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.near, l.attempted_at is not null as "attempted!",
+                         l.bootstrap_sealed, l.machines, l.created_at, l.silent_seconds, l.candidate, l.image, l.near, l.attempted_at is not null as "attempted!",
                          (l.attempted_at is not null or l.attempt > 1 or l.error is not null) as "tried!",
                          (select count(*) from vms.vms v where v.launch_id = l.id and v.state = 'requested') as "wanted!""#,
             place.0,
@@ -217,6 +220,7 @@ impl Db {
                 tried: row.tried,
                 wanted: row.wanted,
                 candidate: row.candidate,
+                image: row.image,
                 near: row.near,
                 silent_seconds: row.silent_seconds,
             })

@@ -40,6 +40,8 @@ pub struct LeasedVm {
     pub identity_sealed: Option<Vec<u8>>,
     /// It has been met before: it comes out of the reserve.
     pub met: bool,
+    /// How many GPUs it must have.
+    pub gpus: i32,
 }
 
 /// A VM whose machine has not been met.
@@ -161,7 +163,7 @@ impl Db {
                from due where v.id = due.id
                returning v.id as "id: VmId", v.lease_token as lease, v.launch_id as "launch: LaunchId", v.state as "state: VmState",
                          v.executor as "executor: Executor", v.provider_id, v.deadline_at, v.address, v.ssh_port, v.docker_port,
-                         v.identity_sealed, v.available_at is not null as "met!""#,
+                         v.identity_sealed, v.available_at is not null as "met!", v.gpus"#,
             &states,
             place.0,
             place.1,

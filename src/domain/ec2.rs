@@ -151,6 +151,29 @@ pub enum Architecture {
     Arm64,
 }
 
+impl Architecture {
+    /// The word in the database, in answers, and in EC2's.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+impl std::str::FromStr for Architecture {
+    type Err = String;
+
+    /// Debian's and Linux' own words are known too.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "x86_64" | "amd64" => Ok(Self::X86_64),
+            "arm64" | "aarch64" => Ok(Self::Arm64),
+            other => Err(format!("\"{other}\" is not one of x86_64, arm64")),
+        }
+    }
+}
+
 fn refuse(sentence: &str) -> garde::Result {
     Err(garde::Error::new(sentence))
 }

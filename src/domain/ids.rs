@@ -55,6 +55,14 @@ id!(
     GenerationId
 );
 id!(
+    /// One image that VMs are made of; the provider's own name for it is its `provider_id`.
+    ImageId
+);
+id!(
+    /// One wish to have images registered.
+    ImageOrderId
+);
+id!(
     /// This installation; tags every machine, so that two installations on one account or host never touch each other.
     InstallationId
 );

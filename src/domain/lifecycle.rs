@@ -1,4 +1,4 @@
-//! The one table of legal moves of VMs, tasks and volumes; whatever is not listed here is refused.
+//! The one table of legal moves of VMs, tasks, volumes and images; whatever is not listed here is refused.
 //!
 //! The database holds the same table (`vms.legal_moves`) and refuses by trigger; a test holds the two equal.
 //! A move to the state that a row is already in is an error too: whoever asks for it has lost track.
@@ -110,6 +110,22 @@ states!(
     }
 );
 
+states!(
+    /// Where an image is in its life.
+    ImageState {
+        /// Known; it gets the share of the launches that it was given.
+        Candidate = "candidate",
+        /// What launches take.
+        Promoted = "promoted",
+        /// No launch takes it any more.
+        Retired = "retired",
+        /// Being deleted.
+        Deleting = "deleting",
+        /// Gone.
+        Deleted = "deleted",
+    }
+);
+
 impl VmState {
     /// No machine is left that costs money, and nothing will happen to the row any more.
     pub const fn is_terminal(self) -> bool {
@@ -207,4 +223,21 @@ pub fn volume_moves() -> Vec<Move<VolumeState>> {
     }
     moves.sort();
     moves
+}
+
+/// Every legal move of an image.
+pub fn image_moves() -> Vec<Move<ImageState>> {
+    use ImageState::{Candidate, Deleted, Deleting, Promoted, Retired};
+    vec![
+        (None, Candidate),
+        (Some(Candidate), Promoted),
+        (Some(Candidate), Retired),
+        (Some(Promoted), Retired),
+        // Back to the one before.
+        (Some(Retired), Promoted),
+        (Some(Retired), Deleting),
+        // The provider found it in use.
+        (Some(Deleting), Retired),
+        (Some(Deleting), Deleted),
+    ]
 }

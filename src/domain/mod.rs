@@ -10,6 +10,8 @@ pub mod ec2;
 pub mod failure;
 pub mod identity;
 pub mod ids;
+pub mod image;
+pub mod image_manifest;
 pub mod lifecycle;
 pub mod lineage;
 pub mod outbound;

@@ -22,6 +22,10 @@ pub struct ResourceClass {
     #[garde(range(min = 1, max = 100_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// GPUs of each of its VMs, 0 to 16; its image is then one of the kind `gpu`, and a VM is free only when they have been seen to work.
+    #[garde(range(max = 16))]
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub gpus: u32,
     /// What its VMs are on Amazon EC2.
     #[garde(dive)]
     #[serde(default)]
@@ -30,6 +34,11 @@ pub struct ResourceClass {
     #[garde(dive, custom(can_be_stopped(&self.ec2)))]
     #[serde(default)]
     pub reserve: Reserve,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_none(gpus: &u32) -> bool {
+    *gpus == 0
 }
 
 /// VMs that are ready but for a start: they cost their disks only. Kept where the provider can stop machines, which is on Amazon EC2.
@@ -71,9 +80,9 @@ fn can_be_stopped(ec2: &Ec2Class) -> impl FnOnce(&Reserve, &()) -> garde::Result
 impl ResourceClass {
     /// Whether a VM of this class is as one of the other; numbers of VMs do not make a VM.
     pub fn makes_the_same(&self, other: &Self) -> bool {
-        let Self { vcpus, memory_mib, disk_gib, limit: _, ec2, reserve } = other;
-        let of = (*vcpus, *memory_mib, *disk_gib, ec2, reserve.hibernate);
-        (self.vcpus, self.memory_mib, self.disk_gib, &self.ec2, self.reserve.hibernate) == of
+        let Self { vcpus, memory_mib, disk_gib, limit: _, gpus, ec2, reserve } = other;
+        let of = (*vcpus, *memory_mib, *disk_gib, *gpus, ec2, reserve.hibernate);
+        (self.vcpus, self.memory_mib, self.disk_gib, self.gpus, &self.ec2, self.reserve.hibernate) == of
     }
 }
 
@@ -84,6 +93,7 @@ pub fn default_classes() -> BTreeMap<String, ResourceClass> {
         memory_mib,
         disk_gib: 20,
         limit: None,
+        gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Reserve::default(),
     };

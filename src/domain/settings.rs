@@ -10,7 +10,7 @@ use super::resource_class::{ResourceClass, default_classes};
 use super::task::Executor;
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where VMs come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -61,6 +61,9 @@ pub struct Settings {
     /// Docker layer caches.
     #[garde(dive)]
     pub cache: CacheSettings,
+    /// Images that VMs are made of.
+    #[garde(dive)]
+    pub images: ImageSettings,
     /// VMs that wait for jobs.
     #[garde(dive)]
     pub preallocated: Preallocated,
@@ -68,7 +71,7 @@ pub struct Settings {
     #[garde(dive)]
     pub projects: BTreeMap<String, ProjectSettings>,
     /// What a task asks for by name; `medium` must exist.
-    #[garde(custom(has_default_class), dive)]
+    #[garde(custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
     pub resource_classes: BTreeMap<String, ResourceClass>,
     /// No launch is sent while true; tasks wait.
     #[garde(skip)]
@@ -168,6 +171,28 @@ impl CacheSettings {
     }
 }
 
+/// Images that VMs are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageSettings {
+    /// Days that a retired image is kept, to go back to, 1 to 3650; then it is deleted, unless something still needs it.
+    #[garde(range(min = 1, max = 3650))]
+    pub keep_days: u32,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self { keep_days: 14 }
+    }
+}
+
+impl ImageSettings {
+    /// How long a retired image is kept.
+    pub fn keep(&self) -> TimeDelta {
+        TimeDelta::days(self.keep_days.into())
+    }
+}
+
 /// Limits. None: what the provider can carry (on-host: from cores and memory).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -181,6 +206,9 @@ pub struct Limits {
     /// Cache volumes.
     #[garde(inner(range(max = 1_000_000)))]
     pub volumes: Option<u32>,
+    /// GPUs of VMs that are not terminated; none: no limit of its own.
+    #[garde(inner(range(max = 100_000)))]
+    pub gpus: Option<u32>,
     /// VMs at work for one project; none: no limit of its own.
     #[garde(inner(range(min = 1, max = 100_000)))]
     pub vms_per_project: Option<u32>,
@@ -225,6 +253,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             cache: CacheSettings::default(),
+            images: ImageSettings::default(),
             preallocated: Preallocated::default(),
             projects: BTreeMap::new(),
             resource_classes: default_classes(),
@@ -283,6 +312,12 @@ impl Settings {
         }
     }
 
+    /// Every image that they name, by the provider's names.
+    pub fn named_images(&self) -> BTreeSet<&str> {
+        let of_classes = self.resource_classes.values().flat_map(|class| class.ec2.images.values());
+        self.ec2.images.values().chain(of_classes).map(String::as_str).collect()
+    }
+
     /// A project's place in the queue.
     pub fn project(&self, id: &str) -> ProjectSettings {
         self.projects.get(id).copied().unwrap_or_default()
@@ -310,6 +345,16 @@ fn has_default_class(classes: &BTreeMap<String, ResourceClass>, _: &()) -> garde
         return Err(garde::Error::new("names have 1 to 100 letters, digits, '-', '_' or '.'"));
     }
     Ok(())
+}
+
+/// The VMs of a host have none of its GPUs.
+fn have_their_gpus(provider: ProviderChoice) -> impl FnOnce(&BTreeMap<String, ResourceClass>, &()) -> garde::Result {
+    move |classes, ()| match classes.iter().find(|(_, class)| class.gpus > 0) {
+        Some((name, _)) if provider == ProviderChoice::OnHost => Err(garde::Error::new(format!(
+            "the class \"{name}\" has GPUs, and VMs on this host have none: set its gpus to 0, or use EC2"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn is_plain_line(text: &str, _: &()) -> garde::Result {

@@ -174,7 +174,7 @@ mod tests {
 
     fn personality(settings: GuestSettings) -> Personality {
         let now = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
-        Personality { settings, absolute_end_at: now + TimeDelta::hours(30), now }
+        Personality { settings, gpus: 0, absolute_end_at: now + TimeDelta::hours(30), now }
     }
 
     fn identity() -> Identity {

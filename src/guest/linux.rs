@@ -5,7 +5,7 @@
 //! for a moment. So each pair of host key and login is tried, the likely ones first, and the script is run again from its start.
 
 use super::cache::{CacheDisk, Mounted, Unmounted};
-use super::{Endpoint, Guest, GuestError, Personality, bundle, channel, engine, first_boot, linux_cache, user_data};
+use super::{Endpoint, Guest, GuestError, Personality, bundle, channel, engine, first_boot, gpu, linux_cache, user_data};
 use crate::domain::identity::DockerIdentity;
 use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::lineage::Engine;
@@ -70,7 +70,7 @@ impl Guest for LinuxGuest {
         let said = run(&session, bundle::AS_ROOT, script.expose(), until).await.map_err(|e| failed(e, deadline))?;
         drop(session);
         let done = took("bundle_ms", connected);
-        prove(at, identity, done, until, deadline).await?;
+        prove(at, identity, &personality, done, until, deadline).await?;
         info!(total_ms = millis(started.elapsed()), "personalised");
         Ok(engine_in(&said))
     }
@@ -93,7 +93,7 @@ impl Guest for LinuxGuest {
         let script = bundle::personalise(identity, personality);
         let said = channel::run(channel, &script, until).await.map_err(|e| failed(e, deadline))?;
         let done = took("bundle_ms", started);
-        prove(at, identity, done, until, deadline).await?;
+        prove(at, identity, personality, done, until, deadline).await?;
         info!(total_ms = millis(started.elapsed()), "personalised");
         Ok(engine_in(&said))
     }
@@ -146,23 +146,39 @@ impl Guest for LinuxGuest {
     }
 }
 
-/// The machine shows its own host key, and its engine answers where that is asked for.
-async fn prove(at: &Endpoint, identity: &Identity, done: Instant, until: Instant, deadline: Duration) -> Result<(), GuestError> {
+/// The machine shows its own host key, and its engine and its GPUs work where they are asked for.
+async fn prove(
+    at: &Endpoint,
+    identity: &Identity,
+    personality: &Personality,
+    done: Instant,
+    until: Instant,
+    deadline: Duration,
+) -> Result<(), GuestError> {
     let verify = async {
         let session = settled(at.ssh, &[target(at.ssh, &identity.host_public, &identity.login_private)], until).await;
         took("verify_ms", done);
         session.map_err(|e| failed(e, deadline))
     };
-    let Some(docker) = &identity.docker else { return verify.await.map(drop) };
-    let answers = async {
-        let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
-        took("engine_ms", done);
-        answer
+    let session = match &identity.docker {
+        None => verify.await?,
+        Some(docker) => {
+            let answers = async {
+                let answer = engine::answers(at.docker, docker, until.min(done + ENGINE_PATIENCE)).await;
+                took("engine_ms", done);
+                answer
+            };
+            let (session, answer) = tokio::join!(verify, answers);
+            let session = session?;
+            if answer.is_err() {
+                engine_in_trouble(&session, at.docker, docker, until).await?;
+            }
+            session
+        }
     };
-    let (session, answer) = tokio::join!(verify, answers);
-    let session = session?;
-    if answer.is_err() {
-        engine_in_trouble(&session, at.docker, docker, until).await?;
+    if personality.gpus > 0 {
+        let gpus = gpu::ready(&session, personality.gpus, until).await?;
+        info!(gpus, "GPUs work");
     }
     Ok(())
 }

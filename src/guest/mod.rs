@@ -14,6 +14,7 @@ mod channel;
 pub mod docker_tls;
 mod engine;
 mod first_boot;
+mod gpu;
 pub mod identity;
 mod images;
 pub mod linux;
@@ -44,6 +45,8 @@ pub struct Endpoint {
 pub struct Personality {
     /// Proxies and root certificates.
     pub settings: GuestSettings,
+    /// So many GPUs must be seen to work before it is ready; 0: it has none.
+    pub gpus: u32,
     /// When it shuts itself down, whatever happens.
     pub absolute_end_at: DateTime<Utc>,
     /// Service time; a guest whose clock differs by over 2 s is set to it (a restored VM wakes up in the past).
@@ -79,7 +82,7 @@ pub trait Guest: Send + Sync {
     }
 
     /// First contact: waits until the machine answers, pins `bootstrap`, and gives it `identity` and `personality`;
-    /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), and the new host key has been seen.
+    /// afterwards the bootstrap login is gone, the engine answers (for `remote_docker`), its GPUs work, and the new host key has been seen.
     /// Idempotent: a machine that has `identity` already is only completed. Without `bootstrap` it must have its SSH keys already: a
     /// machine out of the reserve. Answers which Docker engine the machine has, if it can be known.
     ///

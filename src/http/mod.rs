@@ -22,6 +22,7 @@ mod events_stream;
 mod extract;
 mod guard;
 mod health;
+mod images;
 mod openapi;
 mod paging;
 mod problem;

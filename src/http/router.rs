@@ -5,7 +5,7 @@
 use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
-use super::{auth, docs, events, health, openapi, settings, task_list, tasks, vm_hold, vms, volumes};
+use super::{auth, docs, events, health, images, openapi, settings, task_list, tasks, vm_hold, vms, volumes};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
 use axum::routing::get;
@@ -29,6 +29,7 @@ fn guarded() -> OpenApiRouter<AppState> {
         .merge(vms::routes())
         .merge(vm_hold::routes())
         .merge(volumes::routes())
+        .merge(images::routes())
         .merge(events::routes())
         .merge(settings::routes())
         .merge(health::routes())

@@ -1,10 +1,11 @@
 //! Sends launches: the row and its token were there before the call, and the same call is repeated until its answer is known.
 //!
-//! Reads: `launches`. Writes: `launches`, machines bound to `vms`. Calls: `Provider::choose`, then `Provider::launch`. Runs: in `serve`.
+//! Reads: `launches`, `images`. Writes: `launches`, machines bound to `vms`. Calls: `domain::plan::images`, `Provider::choose`, then
+//! `Provider::launch`. Runs: in `serve`.
 //!
 //! Not here: machines that no row waits for any more (`collect` ends them).
 
-use super::{Act, Loop, World, lease, watch};
+use super::{Act, Loop, World, images, lease, wanted, watch};
 use crate::db::launch_attempts::After;
 use crate::db::launches::{End, LeasedLaunch};
 use crate::db::leases::Lease;
@@ -88,17 +89,22 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
         count,
         user_data: String::new(),
         candidate: String::new(),
+        image: None,
     };
     // Once chosen for this attempt it stays: the token goes with it, also when the first call was throttled.
     let mut asked = launch.candidate.clone();
     for attempt in launch.attempt..launch.attempt.saturating_add(CANDIDATES) {
         let is_first = attempt == launch.attempt;
         let attempted = launch.attempted && is_first;
-        spec.candidate = match asked.take() {
-            Some(candidate) => candidate,
-            None => match provider.choose(&launch.class, launch.near.as_deref()).await {
-                Ok(candidate) => candidate,
-                Err(error) => return record(world, launch, attempted, Err(error)).await,
+        (spec.candidate, spec.image) = match asked.take() {
+            Some(candidate) => (candidate, launch.image.clone()),
+            None => match choose(world, provider, launch).await? {
+                Ok(chosen) => chosen,
+                Err((error, image)) if images::is_gone(world, provider, &error, image.as_deref()).await? => {
+                    db.next_attempt(launch.id, launch.lease, &error.to_string()).await?;
+                    continue;
+                }
+                Err((error, _)) => return record(world, launch, attempted, Err(error)).await,
             },
         };
         spec.user_data = match provider.is_bare(&spec.candidate) {
@@ -112,11 +118,15 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
                 return Ok(db.put_back_launch(launch.id, launch.lease, now + AGAIN).await?);
             }
         }
-        db.mark_attempt(launch.id, launch.lease, &spec.candidate, now).await?;
+        db.mark_attempt(launch.id, launch.lease, &spec.candidate, spec.image.as_deref(), now).await?;
         match provider.launch(&spec).await {
             // Where there is a choice, what was refused is remembered, and the next is asked at once.
             Err(ProviderError::NoCapacity(reason)) if !spec.candidate.is_empty() => {
                 db.next_attempt(launch.id, launch.lease, &reason).await?;
+            }
+            // An image that vanished is not taken again.
+            Err(error) if !attempted && images::is_gone(world, provider, &error, spec.image.as_deref()).await? => {
+                db.next_attempt(launch.id, launch.lease, &error.to_string()).await?;
             }
             answer => {
                 let recorded = record(world, launch, attempted, answer).await;
@@ -126,6 +136,29 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
     }
     let tried = ProviderError::NoCapacity("none of the first candidates had room".to_owned());
     record(world, launch, false, Err(tried)).await
+}
+
+/// What an attempt asks for, and what its machines are made of.
+type Chosen = (String, Option<String>);
+
+/// Chooses what the next attempt asks for; an error comes with the image that it may be about.
+async fn choose(
+    world: &World,
+    provider: &dyn Provider,
+    launch: &LeasedLaunch,
+) -> anyhow::Result<Result<Chosen, (ProviderError, Option<String>)>> {
+    let registered = world.db.list_registered((provider.name(), provider.place())).await?;
+    let image = match wanted::offer(provider, &launch.class, &registered).choose(launch.id) {
+        Ok(image) => image,
+        Err(sentence) => return Ok(Err((ProviderError::Invalid(sentence), None))),
+    };
+    Ok(match provider.choose(&launch.class, image.as_deref(), launch.near.as_deref()).await {
+        Ok(candidate) => {
+            let image = provider.image_in(&candidate).or(image);
+            Ok((candidate, image))
+        }
+        Err(error) => Err((error, image)),
+    })
 }
 
 /// `attempted`: an earlier call with the same token may have gone out.

@@ -10,10 +10,12 @@ pub mod assign;
 pub mod cache;
 pub mod collect;
 pub mod collect_cache;
+pub mod collect_images;
 pub mod collect_volumes;
 pub mod expire;
 pub mod generations;
 pub mod history;
+pub mod images;
 pub mod keep;
 pub mod launch;
 pub mod lease;
@@ -174,6 +176,7 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(power::Power(world.clone())),
         Arc::new(notices::Notices(world.clone())),
         Arc::new(terminate::Terminate(world.clone())),
+        Arc::new(images::Images(world.clone())),
         Arc::new(listen::Listen(world.clone())),
     ]
 }
@@ -190,6 +193,7 @@ pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(collect::Collect(world.clone())),
         Arc::new(collect_volumes::CollectVolumes(world.clone())),
         Arc::new(collect_cache::CollectCache(world.clone())),
+        Arc::new(collect_images::CollectImages(world.clone())),
         Arc::new(history::History(world.clone())),
     ]
 }

@@ -73,7 +73,8 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
         None => make_identity(world, vm, now).await?,
     };
     let absolute_end_at = now + settings.timeouts.life();
-    let personality = Personality { settings: settings.guest.clone(), absolute_end_at, now };
+    let personality =
+        Personality { settings: settings.guest.clone(), gpus: u32::try_from(vm.gpus).unwrap_or(0), absolute_end_at, now };
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
     let met = match provider.channel(provider_id).await {

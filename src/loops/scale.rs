@@ -34,9 +34,13 @@ impl Loop for Scale {
         let settings = world.settings();
         let provider = world.provider(&settings);
         let provider = provider.as_deref();
+        let registered = match provider {
+            Some(provider) => world.db.list_registered((provider.name(), provider.place())).await?,
+            None => Vec::new(),
+        };
         let classes = settings.resource_classes.iter().map(|(name, class)| {
-            let image = provider.and_then(|provider| provider.image(class));
-            (name.clone(), (class.clone(), image))
+            let fit = provider.map(|provider| wanted::offer(provider, class, &registered).fit());
+            (name.clone(), (class.clone(), fit.unwrap_or_default()))
         });
         let (idle, reserve) = world.db.list_idle(&classes.collect(), now).await?;
         let limits = wanted::limits(world, &settings, provider, now).await?;

@@ -7,8 +7,11 @@ use crate::db::DbError;
 use crate::db::launches::NewLaunch;
 use crate::domain::identity::Bootstrap;
 use crate::domain::ids::{LaunchId, VmId};
+use crate::domain::image::ImageKind;
+use crate::domain::plan::images::{Offer, Registered};
 use crate::domain::plan::room::{Launch, Limits, Room};
 use crate::domain::rate::Allowance;
+use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
 use crate::provider::Provider;
@@ -26,7 +29,7 @@ pub(super) async fn limits<'a>(
     let db = &world.db;
     let supply = db.supply(now).await?;
     let Some(provider) = provider else {
-        let (room, allowance) = (Some(Room { vms: 0, in_flight: 0 }), Allowance { calls: 0, machines: 0 });
+        let (room, allowance) = (Some(Room { vms: 0, in_flight: 0, gpus: None }), Allowance { calls: 0, machines: 0 });
         return Ok(Limits { settings, supply, breakers: BTreeMap::new(), room, allowance, max_batch: 1, now });
     };
     let place = (provider.name(), provider.place());
@@ -42,6 +45,22 @@ pub(super) async fn limits<'a>(
     })
 }
 
+/// What there is to choose from for a launch of this class.
+pub(super) fn offer<'a>(provider: &dyn Provider, class: &ResourceClass, registered: &'a [Registered]) -> Offer<'a> {
+    let named = provider.named_images(class);
+    Offer {
+        of_class: named.of_class,
+        of_settings: named.of_settings,
+        default: provider.default_image(class),
+        kind: ImageKind::of(class),
+        architecture: provider.architecture(class),
+        registered,
+    }
+}
+
+/// A launch takes one image: where launches differ in theirs, a large one is asked for in so many parts.
+const PARTS: u32 = 10;
+
 /// Writes the launches; one that is out of date by now is left to the next tick.
 pub(super) async fn write(
     world: &World,
@@ -51,34 +70,63 @@ pub(super) async fn write(
     launches: &[Launch],
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
+    if launches.is_empty() {
+        return Ok(());
+    }
+    let registered = world.db.list_registered((provider.name(), provider.place())).await?;
     for launch in launches {
         let Ok(class) = settings.class(launch.executor, &launch.resource_class) else { continue };
-        let id = LaunchId((world.fresh_id)());
-        let bootstrap = Bootstrap::generate().context("making a bootstrap identity")?;
-        let new = NewLaunch {
-            id,
-            vms: (0..launch.count).map(|_| VmId((world.fresh_id)())).collect(),
-            executor: launch.executor,
-            resource_class: launch.resource_class.clone(),
-            class: class.clone(),
-            origin,
-            provider: provider.name().to_owned(),
-            place: provider.place().to_owned(),
-            bootstrap_sealed: world.seal(id.0, &bootstrap)?,
-            deadline_at: now + settings.timeouts.vm_start(),
-            absolute_end_at: now + settings.timeouts.before_first_contact(),
-            seen: launch.seen,
-            image: provider.image(class),
-            rate: provider.launch_rate(),
-            near: launch.near.clone(),
-        };
-        match world.db.insert_launch(&new, now).await {
-            Ok(()) => {}
-            Err(error @ (DbError::LimitReached(_) | DbError::Conflict(_))) => {
-                tracing::debug!(%error, class = launch.resource_class, "a launch was not written");
+        let offer = offer(provider, class, &registered);
+        let part = if offer.is_shared() { launch.count.div_ceil(PARTS) } else { launch.count };
+        let mut written = 0;
+        while written < launch.count {
+            let count = part.min(launch.count - written);
+            let part = Launch { count, seen: launch.seen + written, ..launch.clone() };
+            if !write_one(world, settings, provider, origin, &part, (class, &offer), now).await? {
+                break;
             }
-            Err(error) => return Err(error).context("writing a launch"),
+            written += count;
         }
     }
     Ok(())
+}
+
+/// False: it is out of date.
+async fn write_one(
+    world: &World,
+    settings: &Settings,
+    provider: &dyn Provider,
+    origin: Origin,
+    launch: &Launch,
+    (class, offer): (&ResourceClass, &Offer<'_>),
+    now: DateTime<Utc>,
+) -> anyhow::Result<bool> {
+    let id = LaunchId((world.fresh_id)());
+    let bootstrap = Bootstrap::generate().context("making a bootstrap identity")?;
+    let new = NewLaunch {
+        id,
+        vms: (0..launch.count).map(|_| VmId((world.fresh_id)())).collect(),
+        executor: launch.executor,
+        resource_class: launch.resource_class.clone(),
+        class: class.clone(),
+        origin,
+        provider: provider.name().to_owned(),
+        place: provider.place().to_owned(),
+        bootstrap_sealed: world.seal(id.0, &bootstrap)?,
+        deadline_at: now + settings.timeouts.vm_start(),
+        absolute_end_at: now + settings.timeouts.before_first_contact(),
+        seen: launch.seen,
+        // Where none may be taken the launch says so when it is sent.
+        image: offer.choose(id).ok().flatten(),
+        rate: provider.launch_rate(),
+        near: launch.near.clone(),
+    };
+    match world.db.insert_launch(&new, now).await {
+        Ok(()) => Ok(true),
+        Err(error @ (DbError::LimitReached(_) | DbError::Conflict(_))) => {
+            tracing::debug!(%error, class = launch.resource_class, "a launch was not written");
+            Ok(false)
+        }
+        Err(error) => Err(error).context("writing a launch"),
+    }
 }

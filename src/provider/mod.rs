@@ -6,16 +6,19 @@
 
 #[cfg(feature = "ec2")]
 pub mod ec2;
+pub mod images;
 pub mod onhost;
 pub mod reserve;
 pub mod volumes;
 
+use crate::domain::ec2::Architecture;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, Settings};
 use crate::domain::tags::{Tags, VolumeTags};
 use async_trait::async_trait;
+use images::{Images, NamedImages};
 use reserve::Reserve;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -37,6 +40,8 @@ pub struct LaunchSpec {
     pub user_data: String,
     /// What [`Provider::choose`] said before the first call of this attempt.
     pub candidate: String,
+    /// What its machines are made of; none: what the provider takes by itself. The same in each repetition.
+    pub image: Option<String>,
 }
 
 /// What the provider says of a machine.
@@ -208,8 +213,18 @@ pub trait Provider: Send + Sync {
     /// Whether a machine that ended by itself leaves something behind that [`Provider::terminate`] must clear away.
     fn leaves_remains(&self) -> bool;
 
-    /// Names what a machine of this class is made of now; another name means that idle machines are out of date. None: unknown.
-    fn image(&self, class: &ResourceClass) -> Option<String>;
+    /// Names what a machine of this class is made of when nothing else is said. None: found at the launch, or unknown.
+    fn default_image(&self, class: &ResourceClass) -> Option<String>;
+
+    /// What the settings name for machines of this class: it comes before what is registered.
+    fn named_images(&self, _class: &ResourceClass) -> NamedImages {
+        NamedImages::default()
+    }
+
+    /// Of machines of this class.
+    fn architecture(&self, class: &ResourceClass) -> Architecture {
+        class.ec2.architecture
+    }
 
     /// What it can carry when the settings set no limits.
     fn capacity(&self) -> Budget;
@@ -219,13 +234,18 @@ pub trait Provider: Send + Sync {
     fn configure(&self, settings: &Settings, secret: Option<&Secret>);
 
     /// Chooses what the next attempt of a launch of this class asks for, where there is a choice. The answer is kept in the launch's
-    /// row before the call and given to each repetition of it: a token always goes with its parameters. `near`: a zone that is better than
-    /// others that have room.
+    /// row before the call and given to each repetition of it: a token always goes with its parameters. `image`: what its machines are
+    /// made of; none: what the provider takes by itself. `near`: a zone that is better than others that have room.
     ///
     /// # Errors
     /// `NoCapacity`: nothing that fits has room now. `Invalid`: nothing can be chosen before the settings are mended.
-    async fn choose(&self, _class: &ResourceClass, _near: Option<&str>) -> Result<String, ProviderError> {
+    async fn choose(&self, _class: &ResourceClass, _image: Option<&str>, _near: Option<&str>) -> Result<String, ProviderError> {
         Ok(String::new())
+    }
+
+    /// What this candidate's machines are made of, where it says so.
+    fn image_in(&self, _candidate: &str) -> Option<String> {
+        None
     }
 
     /// Whether this candidate's machines start from an image that knows nothing of us, and must be prepared at their first boot.
@@ -288,6 +308,11 @@ pub trait Provider: Send + Sync {
 
     /// Cache volumes; none: this provider keeps none.
     fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+
+    /// Looking at images and deleting them; none: it has none that could be registered.
+    fn images(&self) -> Option<&dyn Images> {
         None
     }
 

@@ -10,6 +10,7 @@ use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
+use crate::provider::images::Images;
 use crate::provider::reserve::Reserve;
 use crate::provider::volumes::Volumes;
 use crate::provider::{
@@ -51,8 +52,12 @@ impl Provider for Sim {
         false
     }
 
-    fn image(&self, _class: &ResourceClass) -> Option<String> {
+    fn default_image(&self, _class: &ResourceClass) -> Option<String> {
         self.world().rules.image.clone()
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 
     fn capacity(&self) -> Budget {

@@ -54,6 +54,8 @@ pub enum Fault {
     NeverAnswers,
     /// Call: first contact meets somebody else.
     WrongHostKey,
+    /// Call: the GPUs of a machine cannot be used.
+    GpusMissing,
     /// Call: the guest takes no keys of a task.
     RefusesKeys,
     /// Machine: lists hold it only after minutes.
@@ -103,6 +105,7 @@ impl FaultRates {
             (Fault::NeverAnswers, 0.01),
             (Fault::WrongHostKey, 0.002),
             (Fault::RefusesKeys, 0.01),
+            (Fault::GpusMissing, 0.02),
         ];
         let machines = [
             (Fault::ListLags, 0.02),

@@ -76,6 +76,9 @@ impl Guest for Sim {
                         machine.personalised_as = Some(own.host.clone());
                         machine.keys = own.clone();
                     }
+                    if personality.gpus > 0 && world.strikes(&Fault::GpusMissing) {
+                        return Err(GuestError::Misbehaved(format!("GPUs: nvidia-smi shows 0 GPUs of {}", personality.gpus)));
+                    }
                     world.end_at(no, personality.absolute_end_at);
                     Ok(())
                 },

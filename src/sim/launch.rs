@@ -6,6 +6,7 @@
 
 use super::faults::Fault;
 use super::guest::FirstWords;
+use super::images::SimImage;
 use super::machines::{Boot, Fate, GuestKeys, Phase, SimMachine};
 use super::world::{World, broken, check_token};
 use crate::provider::{LaunchSpec, Machine, MachineState, ProviderError};
@@ -29,8 +30,9 @@ impl World {
         }
         let first_words = FirstWords::read(&spec.user_data)
             .map_err(|error| broken("InvalidUserData", &format!("unread by the guest: {error}")))?;
+        self.check_image(spec)?;
         let (zone, room) = self.zone_with_room(&spec.tags.resource_class)?;
-        let mut count = spec.count.min(room);
+        let mut count = spec.count.min(room).min(self.room_for_gpus(spec)?);
         if count > 1 && self.strikes(&Fault::FewerMachines) {
             count = self.rng.random_range(1..count);
         }
@@ -38,6 +40,26 @@ impl World {
         self.launches.insert(spec.client_token.clone(), (spec.clone(), made.clone()));
         self.fleet.settle(self.now);
         Ok(self.shown(&made))
+    }
+
+    /// An image that a launch names must be there; the default always is.
+    fn check_image(&self, spec: &LaunchSpec) -> Result<(), ProviderError> {
+        let Some(name) = spec.image.as_ref().filter(|name| Some(*name) != self.rules.image.as_ref()) else { return Ok(()) };
+        match self.images.get(name) {
+            Some(SimImage { unusable: None, .. }) => Ok(()),
+            _ => Err(broken("InvalidAMIID.NotFound", name)),
+        }
+    }
+
+    /// How many machines with such GPUs the account may still have.
+    fn room_for_gpus(&self, spec: &LaunchSpec) -> Result<u32, ProviderError> {
+        let Some(most) = self.rules.gpus.filter(|_| spec.class.gpus > 0) else { return Ok(u32::MAX) };
+        let alive = self.fleet.all().iter().filter(|machine| machine.state() != MachineState::Terminated);
+        let room = most.saturating_sub(alive.map(|machine| machine.gpus).sum()) / spec.class.gpus;
+        if room == 0 {
+            return Err(ProviderError::NoCapacity("VcpuLimitExceeded: the account may have no more GPUs".to_owned()));
+        }
+        Ok(room)
     }
 
     /// One of the zones that have room for a machine of this class, and how much.
@@ -58,7 +80,7 @@ impl World {
     }
 
     fn make(&mut self, spec: &LaunchSpec, zone: &str, first_words: &FirstWords) -> usize {
-        let boot = self.draw_boot();
+        let boot = self.draw_boot_of(spec.image.as_deref());
         let fate = self.draw_fate(boot);
         self.fleet.add(SimMachine {
             provider_id: format!("i-{:08x}", self.fleet.all().len()),
@@ -66,6 +88,8 @@ impl World {
             zone: zone.to_owned(),
             launched_at: self.now,
             runs_at: boot.runs_at,
+            image: spec.image.clone(),
+            gpus: spec.class.gpus,
             address: None,
             phase: Phase::Pending(boot),
             fate,
@@ -81,6 +105,18 @@ impl World {
         let answers_at = runs_at + self.rules.answers_after.draw(&mut self.rng);
         let hangs = self.strikes(&Fault::BootHangs);
         Boot { runs_at, answers_at: (!hangs).then_some(answers_at) }
+    }
+
+    /// The same, as this image's machines do it.
+    fn draw_boot_of(&mut self, image: Option<&str>) -> Boot {
+        let boot = self.draw_boot();
+        match image.and_then(|name| self.images.get(name)) {
+            Some(image) => Boot {
+                runs_at: boot.runs_at + image.slower,
+                answers_at: boot.answers_at.filter(|_| image.boots).map(|at| at + image.slower),
+            },
+            None => boot,
+        }
     }
 
     fn draw_fate(&mut self, boot: Boot) -> Fate {
@@ -156,5 +192,6 @@ fn no_capacity(class: &str) -> ProviderError {
 }
 
 fn is_same(first: &LaunchSpec, again: &LaunchSpec) -> bool {
-    (&first.tags, &first.class, first.count, &first.user_data) == (&again.tags, &again.class, again.count, &again.user_data)
+    (&first.tags, &first.class, first.count, &first.user_data, &first.image)
+        == (&again.tags, &again.class, again.count, &again.user_data, &again.image)
 }

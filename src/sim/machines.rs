@@ -55,6 +55,8 @@ pub struct MachineTruth {
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it ends or ended.
     pub end: Option<EndCause>,
+    /// What it was made of, where its launch said so.
+    pub image: Option<String>,
     /// Public keys it answers with and lets in, the job's own among them.
     pub keys: GuestKeys,
     /// The host key that first contact gave it.
@@ -127,6 +129,8 @@ pub(super) struct SimMachine {
     pub(super) address: Option<Ipv4Addr>,
     pub(super) phase: Phase,
     pub(super) fate: Fate,
+    pub(super) image: Option<String>,
+    pub(super) gpus: u32,
     pub(super) keys: GuestKeys,
     pub(super) personalised_as: Option<String>,
     /// From the first running to the end without first contact; none: for ever.
@@ -222,6 +226,7 @@ impl SimMachine {
             runs_at: self.runs_at,
             ended_at,
             end,
+            image: self.image.clone(),
             keys: self.keys.clone(),
             personalised_as: self.personalised_as.clone(),
             ends_itself_at: self.ends_itself_at,

@@ -14,7 +14,7 @@
 //! | `world` | the state, and the door of every call: budget, loss, effect, journal |
 //! | `ops`, `buckets`, `gate`, `journal` | the parts of that door |
 //! | `machines`, `fleet` | the life of one machine; all machines in the order of time |
-//! | `cloud`, `launch`, `volumes` | what a provider does |
+//! | `cloud`, `launch`, `volumes`, `images` | what a provider does |
 //! | `guest` | what a guest does |
 
 mod buckets;
@@ -24,6 +24,7 @@ mod faults;
 mod fleet;
 mod gate;
 mod guest;
+mod images;
 mod journal;
 mod launch;
 mod machines;
@@ -37,6 +38,7 @@ pub use buckets::{Bucket, Totals};
 pub use cache::Content;
 pub use faults::{Fault, FaultRates};
 pub use gate::Gate;
+pub use images::SimImage;
 pub use journal::{Call, Outcome};
 pub use machines::{EndCause, GuestKeys, MachineTruth};
 pub use rules::{Rules, Spread};
@@ -135,6 +137,8 @@ impl Sim {
             address: None,
             phase: Phase::Running(Boot { runs_at: now, answers_at: Some(now) }),
             fate: Fate::plain(now),
+            image: None,
+            gpus: 0,
             keys: GuestKeys::default(),
             personalised_as: None,
             silent_for: None,

@@ -91,6 +91,8 @@ op!(SNAPSHOT_VOLUME, "snapshot_volume", Change);
 op!(FIND_SNAPSHOT, "find_snapshot", Look);
 op!(LIST_SNAPSHOTS, "list_snapshots", Look);
 op!(DELETE_SNAPSHOT, "delete_snapshot", Change);
+op!(FIND_IMAGE, "find_image", Look);
+op!(DELETE_IMAGE, "delete_image", Change);
 op!(PERSONALISE, "personalise", Contact);
 op!(AUTHORISE, "authorise", Contact);
 op!(SET_END, "set_end", Contact);

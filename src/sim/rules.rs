@@ -89,6 +89,8 @@ pub struct Rules {
     pub copies: Copies,
     /// What machines are made of; none: unknown.
     pub image: Option<String>,
+    /// How many GPUs machines may have at a time; none: always enough.
+    pub gpus: Option<u32>,
     /// The engine of every machine.
     pub engine: Engine,
 }
@@ -137,6 +139,7 @@ impl Default for Rules {
             snapshot_takes: seconds(60, 600),
             copies: Copies::EachAfter(Duration::from_secs(3600)),
             image: Some("image-of-all".to_owned()),
+            gpus: None,
             engine: Engine { architecture: "x86_64".to_owned(), store: Store::Classic, major: 28 },
         }
     }

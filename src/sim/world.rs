@@ -6,6 +6,7 @@
 use super::buckets::{Bucket, Buckets};
 use super::faults::{Fault, FaultRates, Faults};
 use super::fleet::Fleet;
+use super::images::SimImage;
 use super::journal::{Call, Journal, Outcome, Told};
 use super::ops::Op;
 use super::rules::Rules;
@@ -30,6 +31,8 @@ pub(super) struct World {
     pub(super) journal: Journal,
     pub(super) fleet: Fleet,
     pub(super) volumes: SimVolumes,
+    /// Beside the default.
+    pub(super) images: BTreeMap<String, SimImage>,
     /// Each launch by its token, with the numbers of its machines.
     pub(super) launches: BTreeMap<String, (LaunchSpec, Vec<usize>)>,
     pub(super) now: DateTime<Utc>,
@@ -44,6 +47,7 @@ impl World {
             journal: Journal::new(),
             fleet: Fleet::new(rules.addresses, rules.terminated_shown_for),
             volumes: SimVolumes::default(),
+            images: BTreeMap::new(),
             launches: BTreeMap::new(),
             rules,
             now,

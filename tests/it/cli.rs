@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod api;
+mod images;
 mod lists;
 mod run_docker;
 mod run_life;

@@ -26,6 +26,7 @@ pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_dat
         memory_mib: 1024,
         disk_gib: 10,
         limit: None,
+        gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Default::default(),
     };
@@ -37,7 +38,7 @@ pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_dat
         origin: Origin::Preallocated,
         created_at: DateTime::<Utc>::from_timestamp(1_790_000_000, 123_456_000).unwrap(),
     };
-    let candidate = provider.choose(&class, None).await.unwrap();
+    let candidate = provider.choose(&class, provider.named_images(&class).first().as_deref(), None).await.unwrap();
     let spec = LaunchSpec {
         client_token: "contract-1".to_owned(),
         tags: tags.clone(),
@@ -45,6 +46,7 @@ pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_dat
         count: provider.max_batch().min(2),
         user_data: user_data.to_owned(),
         candidate,
+        image: None,
     };
     let unknown = unknown.to_owned();
     assert_eq!(provider.find_machine(&unknown).await.unwrap(), None);

@@ -11,6 +11,7 @@
 //! | `reserve` | instances that are stopped and started (row 11) |
 //! | `volumes`, `snapshots` | EBS volumes and their snapshots |
 //! | `caches` | cached jobs: what is kept, in which order, and what it costs |
+//! | `images` | AMIs: registered, launched, vanished, deleted |
 //! | `blocks` | an image is written as a snapshot, over EBS direct |
 //! | `seeds` | the commands that bring a generation in and compare two |
 //! | `near` | the zone that a launch had better go to |
@@ -22,6 +23,7 @@ mod blocks;
 mod caches;
 mod capacity;
 mod cpu;
+mod images;
 mod launches;
 mod looks;
 mod mistakes;

@@ -55,7 +55,7 @@ async fn a_stale_worker_changes_no_launch(pool: PgPool) {
     assert!(new.lease > old.lease);
     let before = rows(&bench).await;
     let now = bench.now();
-    lost(db.mark_attempt(old.id, old.lease, "", now).await);
+    lost(db.mark_attempt(old.id, old.lease, "", None, now).await);
     for end in [End::Answered, End::NotNeeded, End::NoRoom, End::Failed("late")] {
         lost(db.end_launch(old.id, old.lease, end, now).await);
     }
@@ -64,7 +64,7 @@ async fn a_stale_worker_changes_no_launch(pool: PgPool) {
     }
     lost(db.renew_lease(&Lease::Launch(old.id, old.lease), now).await);
     assert_eq!(rows(&bench).await, before);
-    db.mark_attempt(new.id, new.lease, "", now).await.unwrap();
+    db.mark_attempt(new.id, new.lease, "", None, now).await.unwrap();
 }
 
 /// Point 3, VMs: the identity, the availability, the end that it was told, the giving up, the confirmation, the postponement.

@@ -4,6 +4,7 @@
 
 mod api;
 mod api_bad_input;
+mod api_images;
 mod api_operators;
 mod api_rights;
 mod api_sockets;
@@ -34,7 +35,10 @@ mod ec2_scenes;
 mod ec2_wire;
 mod explain;
 mod gc_scenes;
+mod gpu_scenes;
 mod holds;
+mod image_rules;
+mod image_scenes;
 mod kills;
 mod leases;
 mod lifecycle;

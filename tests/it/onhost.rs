@@ -56,10 +56,19 @@ pub(crate) fn spec(token: &str, installation: InstallationId, user_data: &str) -
         memory_mib: 1024,
         disk_gib: 10,
         limit: None,
+        gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Default::default(),
     };
-    LaunchSpec { client_token: token.into(), tags, class, count: 1, user_data: user_data.into(), candidate: String::new() }
+    LaunchSpec {
+        client_token: token.into(),
+        tags,
+        class,
+        count: 1,
+        user_data: user_data.into(),
+        candidate: String::new(),
+        image: None,
+    }
 }
 
 /// Looks every 100 ms until `look` finds something.

@@ -72,11 +72,13 @@ impl Cloud {
                 memory_mib: 4096,
                 disk_gib: 20,
                 limit: None,
+                gpus: 0,
                 ec2: Ec2Class::default(),
                 reserve: Default::default(),
             },
             count,
             candidate: String::new(),
+            image: None,
             user_data: self.sim.user_data(&bootstrap("batch"), SILENT_FOR),
         }
     }

@@ -12,6 +12,7 @@
 //! | `model` | what the driver knows: what it did and what it was told |
 //! | `checks`, `limits`, `calm` | what must hold: always, always, and when it is calm |
 //! | `caches`, `cache_checks`, `cache_calm` | the same of Docker layer caches: what befalls them, and what must hold |
+//! | `images` | what befalls images, and that none is used after its time |
 //! | `report` | what is said about a violation |
 
 mod cache_calm;
@@ -22,6 +23,7 @@ mod checks;
 mod cluster;
 mod fuse;
 mod history;
+mod images;
 mod limits;
 mod model;
 mod operations;
@@ -69,7 +71,8 @@ async fn run(seed: u64, operations: usize) -> Outcome {
 async fn history_of(connect: &PgConnectOptions, seed: u64, count: usize) -> Outcome {
     let mut draws = StdRng::seed_from_u64(seed);
     let replicas = 2 + usize::try_from(seed % 2).unwrap();
-    let list = operations::draw(count, &mut draws, &mut StdRng::seed_from_u64(seed ^ 0xcac4e));
+    let list =
+        operations::draw(count, &mut draws, &mut StdRng::seed_from_u64(seed ^ 0xcac4e), &mut StdRng::seed_from_u64(seed ^ 0x1ca9e));
     let mut history = History::new(seed, connect, replicas).await;
     let mut violation = None;
     for operation in &list {

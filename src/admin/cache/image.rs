@@ -109,7 +109,8 @@ async fn in_vm(
         client_token: "seed".to_owned(),
         tags,
         user_data: guest.user_data(&bootstrap, BOOT_WITHIN * 2),
-        candidate: host.choose(&class, None).await?,
+        candidate: host.choose(&class, None, None).await?,
+        image: None,
         class,
         count: 1,
     };
@@ -122,7 +123,7 @@ async fn in_vm(
     let (ssh, docker) = (SocketAddr::new(address.ip, address.ssh_port), SocketAddr::new(address.ip, address.docker_port));
     let end = now + TimeDelta::hours(6);
     let identity = Identity::generate(Executor::Machine, &[address.ip], now, end)?;
-    let personality = Personality { settings: GuestSettings::default(), absolute_end_at: end, now };
+    let personality = Personality { settings: GuestSettings::default(), gpus: 0, absolute_end_at: end, now };
     let engine = guest
         .personalise(&Endpoint { ssh, docker }, Some(&bootstrap), &identity, &personality, BOOT_WITHIN)
         .await

@@ -49,7 +49,7 @@ fn snapshot(settings: &Settings) -> Snapshot<'_> {
         settings,
         supply: BTreeMap::new(),
         breakers: BTreeMap::new(),
-        room: Some(Room { vms: 10, in_flight: 10 }),
+        room: Some(Room { vms: 10, in_flight: 10, gpus: None }),
         allowance: Allowance::UNLIMITED,
         max_batch: 10,
         now: at(5),
@@ -110,9 +110,9 @@ fn no_limit_is_passed() {
     settings.resource_classes.get_mut("medium").unwrap().limit = Some(3);
     let mut s = snapshot(&settings);
     s.waiting = (1..=9).map(|n| waiting(n, &format!("p{n}"))).collect();
-    s.limits.room = Some(Room { vms: 5, in_flight: 2 });
+    s.limits.room = Some(Room { vms: 5, in_flight: 2, gpus: None });
     assert_eq!(counts(&plan_assign(s.clone())), [2], "in flight");
-    s.limits.room = Some(Room { vms: 5, in_flight: 9 });
+    s.limits.room = Some(Room { vms: 5, in_flight: 9, gpus: None });
     assert_eq!(counts(&plan_assign(s.clone())), [3], "class");
     s.limits.allowance = Allowance { calls: 1, machines: 2 };
     assert_eq!(counts(&plan_assign(s.clone())), [2], "the call budget's machines");
@@ -161,7 +161,7 @@ fn a_reason_is_told_once() {
     let settings = settings();
     let mut s = snapshot(&settings);
     s.waiting = vec![waiting(1, "a")];
-    s.limits.room = Some(Room { vms: 0, in_flight: 9 });
+    s.limits.room = Some(Room { vms: 0, in_flight: 9, gpus: None });
     let waits = plan_assign(s.clone()).waits;
     assert_eq!(waits.len(), 1);
     s.waiting[0].reason = Some(waits[0].1.clone());

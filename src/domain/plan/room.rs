@@ -33,6 +33,8 @@ pub struct Room {
     pub vms: u32,
     /// In flight.
     pub in_flight: u32,
+    /// GPUs; none: they have no limit of their own.
+    pub gpus: Option<u32>,
 }
 
 /// A launch to be made.
@@ -90,7 +92,7 @@ impl<'a> Planned<'a> {
     pub fn leave(&mut self, vms: u32) {
         let limits = &mut self.limits;
         if let Some(room) = &mut limits.room {
-            *room = Room { vms: room.vms.saturating_sub(vms), in_flight: room.in_flight.saturating_sub(vms) };
+            *room = Room { vms: room.vms.saturating_sub(vms), in_flight: room.in_flight.saturating_sub(vms), ..*room };
         }
         limits.allowance.machines = limits.allowance.machines.saturating_sub(vms);
     }
@@ -118,6 +120,10 @@ impl<'a> Planned<'a> {
         if room.in_flight == 0 {
             return Err(STARTING.to_owned());
         }
+        let gpus = settings.resource_classes.get(&kind.1).map_or(0, |class| class.gpus);
+        if gpus > 0 && room.gpus.is_some_and(|left| left < gpus) {
+            return Err("As many GPUs are in use as may be; it is next when one comes free.".to_owned());
+        }
         let seen = supply.in_flight + supply.available;
         let open = self.launches.iter_mut().find(|l| {
             (l.executor, &l.resource_class, l.near.as_deref()) == (kind.0, &kind.1, near) && l.count < limits.max_batch.max(1)
@@ -143,6 +149,7 @@ impl<'a> Planned<'a> {
         supply.in_flight += 1;
         room.vms -= 1;
         room.in_flight -= 1;
+        room.gpus = room.gpus.map(|left| left.saturating_sub(gpus));
         Ok(())
     }
 

@@ -186,7 +186,7 @@ mod tests {
             settings,
             supply: BTreeMap::from([(kind(), supply)]),
             breakers: BTreeMap::new(),
-            room: Some(Room { vms: 20, in_flight: 20 }),
+            room: Some(Room { vms: 20, in_flight: 20, gpus: None }),
             allowance: Allowance::UNLIMITED,
             max_batch: 100,
             now: noon(),
@@ -219,7 +219,7 @@ mod tests {
     fn tasks_go_first_when_room_is_scarce() {
         let settings = settings(3);
         let mut s = snapshot(&settings, 0, 0, 0);
-        s.limits.room = Some(Room { vms: 4, in_flight: 4 });
+        s.limits.room = Some(Room { vms: 4, in_flight: 4, gpus: None });
         s.waiting.insert(kind(), 3);
         assert_eq!(launched(&plan_scale(&s)), 1);
         s.waiting.insert(kind(), 4);

@@ -67,6 +67,11 @@ impl Connection {
         aws_sdk_ebs::Client::from_conf(config.build())
     }
 
+    /// A client for other surroundings than this connection's own: another region.
+    pub(super) fn fresh_client(&self, base: &SdkConfig, outbound: &Outbound) -> Client {
+        self.connect(base, outbound)
+    }
+
     fn connect(&self, base: &SdkConfig, outbound: &Outbound) -> Client {
         let mut config = aws_sdk_ec2::config::Builder::from(base);
         if let Some(endpoint) = &self.settings.endpoint {

@@ -47,13 +47,13 @@ impl Ec2 {
         own.or_else(|| self.connection().settings.images.get(&self.region).cloned())
     }
 
-    /// The same, or the newest of Canonical's, with what must be known of it.
-    pub(super) async fn find_image(&self, class: &ResourceClass) -> Result<Image, ProviderError> {
-        let Some(id) = self.image_of(class) else { return self.find_newest(class.ec2.architecture).await };
-        if let Some(known) = self.images.get(&id, None) {
+    /// This one, or the newest of Canonical's, with what must be known of it.
+    pub(super) async fn image_for(&self, image: Option<&str>, architecture: Architecture) -> Result<Image, ProviderError> {
+        let Some(id) = image else { return self.find_newest(architecture).await };
+        if let Some(known) = self.images.get(id, None) {
             return Ok(known);
         }
-        let call = self.client().await.describe_images().image_ids(&id);
+        let call = self.client().await.describe_images().image_ids(id);
         let found = match self.budget.read.call(call.send()).await {
             Ok(answer) => answer.images.unwrap_or_default().into_iter().next(),
             Err(refusal) if refusal.kind == Kind::NotFound || refusal.code.starts_with("InvalidAMIID") => None,
@@ -65,8 +65,8 @@ impl Ec2 {
                 self.region, self.region
             )));
         };
-        let image = Image::of(id.clone(), &found);
-        self.images.keep(id, &image);
+        let image = Image::of(id.to_owned(), &found);
+        self.images.keep(id.to_owned(), &image);
         Ok(image)
     }
 
@@ -127,6 +127,11 @@ impl Images {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, image) = known.get(key)?;
         fresh_for.is_none_or(|time| at.elapsed() < time).then(|| image.clone())
+    }
+
+    /// It is not there any more.
+    pub(super) fn forget(&self, key: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     fn keep(&self, key: String, image: &Image) {

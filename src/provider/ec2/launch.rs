@@ -24,8 +24,13 @@ use std::time::Instant;
 pub(super) const HOP_LIMIT: i32 = 1;
 
 impl Ec2 {
-    /// What the next attempt of this class asks for; subnets of the zone `near` are better than others of the same type and market.
-    pub(super) async fn parameters(&self, class: &ResourceClass, near: Option<&str>) -> Result<Parameters, ProviderError> {
+    /// What the next attempt of this class asks for, made of `image`, or of the newest of Canonical's; subnets of the zone `near` are better than others of the same type and market.
+    pub(super) async fn parameters(
+        &self,
+        class: &ResourceClass,
+        image: Option<&str>,
+        near: Option<&str>,
+    ) -> Result<Parameters, ProviderError> {
         let connection = self.connection();
         let settings = &connection.settings;
         let missing = |what: &str| ProviderError::Invalid(format!("{what} is not set: set it in the settings"));
@@ -38,7 +43,7 @@ impl Ec2 {
             candidates::prefer(&mut all, near, &self.zones_of(&settings.subnets).await);
         }
         let first = self.memory.first(&all, Instant::now()).map_err(ProviderError::NoCapacity)?;
-        let image = self.find_image(class).await?;
+        let image = self.image_for(image, class.ec2.architecture).await?;
         let mut parameters = parameters(settings, &security_group, class, first, image);
         if candidates::has_choice(settings, &class.ec2) {
             parameters.fleet = self.memory.open(&all, first.spot);

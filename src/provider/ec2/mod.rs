@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `connection` | who we are and where EC2 is |
 //! | `candidates`, `images`, `zones`, `launch`, `fleet` | from a resource class to one RunInstances, or CreateFleet, that says everything |
+//! | `registered` | AMIs that are looked at before they are registered, and deleted |
 //! | `machines`, `tags` | instances, seen and ended in shared calls |
 //! | `notices` | what AWS announces about them |
 //! | `check`, `policy` | whether it can work in this account, and what it must be allowed there |
@@ -27,12 +28,14 @@ mod machines;
 mod notices;
 pub mod policy;
 mod refusal;
+mod registered;
 mod reserve;
 mod snapshots;
 mod tags;
 mod volumes;
 mod zones;
 
+use super::images::{Images, NamedImages};
 use super::reserve::Reserve;
 use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
@@ -145,8 +148,14 @@ impl Provider for Ec2 {
         false
     }
 
-    fn image(&self, class: &ResourceClass) -> Option<String> {
-        self.image_of(class)
+    /// Canonical's newest, which is found at the launch.
+    fn default_image(&self, _class: &ResourceClass) -> Option<String> {
+        None
+    }
+
+    fn named_images(&self, class: &ResourceClass) -> NamedImages {
+        let of_settings = self.connection().settings.images.get(&self.region).cloned();
+        NamedImages { of_class: class.ec2.images.get(&self.region).cloned(), of_settings }
     }
 
     fn capacity(&self) -> settings::Budget {
@@ -166,13 +175,17 @@ impl Provider for Ec2 {
         *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
     }
 
-    async fn choose(&self, class: &ResourceClass, near: Option<&str>) -> Result<String, ProviderError> {
-        let parameters = self.parameters(class, near).await?;
+    async fn choose(&self, class: &ResourceClass, image: Option<&str>, near: Option<&str>) -> Result<String, ProviderError> {
+        let parameters = self.parameters(class, image, near).await?;
         serde_json::to_string(&parameters).map_err(|error| ProviderError::transient("writing a candidate", error))
     }
 
     fn is_bare(&self, candidate: &str) -> bool {
         serde_json::from_str::<candidates::Parameters>(candidate).is_ok_and(|asked| asked.bare)
+    }
+
+    fn image_in(&self, candidate: &str) -> Option<String> {
+        Some(serde_json::from_str::<candidates::Parameters>(candidate).ok()?.image)
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
@@ -208,6 +221,10 @@ impl Provider for Ec2 {
     }
 
     fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
         Some(self)
     }
 

@@ -33,11 +33,14 @@ pub struct Features {
     pub reserve: bool,
     /// Cache volumes that are filled from outside, over the EBS direct API.
     pub seed: bool,
+    /// Retired images are deleted, with their snapshots.
+    pub images: bool,
 }
 
 impl Features {
     /// Everything.
-    pub const ALL: Self = Self { spot: true, fleet: true, instance_profile: true, volumes: true, reserve: true, seed: true };
+    pub const ALL: Self =
+        Self { spot: true, fleet: true, instance_profile: true, volumes: true, reserve: true, seed: true, images: true };
 
     /// What these settings switch on.
     pub fn of(settings: &Settings) -> Self {
@@ -68,6 +71,10 @@ pub fn policy(features: &Features, installation: InstallationId, region: &str) -
     }
     if features.seed {
         statements.extend(place.seed());
+    }
+    if features.images {
+        let of_images = [place.public("image"), place.public("snapshot")];
+        statements.push(place.change_ours("Images", &["DeregisterImage", "DeleteSnapshot"], &of_images));
     }
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
@@ -112,7 +119,7 @@ impl Place {
         if features.spot {
             names.push("DescribeSpotInstanceRequests");
         }
-        if features.volumes || features.seed {
+        if features.volumes || features.seed || features.images {
             names.push("DescribeSnapshots");
         }
         let here = json!({ "StringEquals": { "aws:RequestedRegion": self.region } });

@@ -50,6 +50,7 @@ fn a_feature_brings_its_own_actions_only() {
     assert_eq!(more(&Features { reserve: true, ..only }), ["ec2:StartInstances", "ec2:StopInstances"]);
     assert!(more(&Features { volumes: true, ..only }).iter().all(|name| name.starts_with("ec2:")));
     assert!(more(&Features { volumes: true, ..only }).contains(&"ec2:AttachVolume".to_owned()));
+    assert_eq!(more(&Features { images: true, ..only }), ["ec2:DeleteSnapshot", "ec2:DeregisterImage", "ec2:DescribeSnapshots"]);
     let seed = more(&Features { seed: true, ..only });
     assert!(seed.iter().all(|name| name.starts_with("ebs:") || name == "ec2:DescribeSnapshots"), "{seed:?}");
 }
@@ -60,14 +61,20 @@ fn what_makes_or_changes_something_asks_for_our_tag() {
     let free = |it: &&Value| it["Sid"] != "Look" && it["Sid"] != "LaunchFrom" && it["Sid"] != "PassRole";
     let all = of(&Features::ALL);
     let bound: Vec<&Value> = all.iter().filter(free).collect();
-    assert_eq!(bound.len(), 12, "{bound:#?}");
+    assert_eq!(bound.len(), 13, "{bound:#?}");
     for statement in bound {
         let tags = ["aws:RequestTag/vm-service:installation", "aws:ResourceTag/vm-service:installation"];
         let values: Vec<&Value> = tags.iter().map(|tag| condition(statement, tag)).filter(|it| !it.is_null()).collect();
         assert_eq!(values, [OURS], "{statement:#}");
     }
-    for action in ["ec2:TerminateInstances", "ec2:StopInstances", "ec2:StartInstances", "ec2:GetConsoleOutput", "ec2:DeleteVolume"]
-    {
+    for action in [
+        "ec2:TerminateInstances",
+        "ec2:StopInstances",
+        "ec2:StartInstances",
+        "ec2:GetConsoleOutput",
+        "ec2:DeleteVolume",
+        "ec2:DeregisterImage",
+    ] {
         let statements = with(&all, action);
         assert_eq!(statements.len(), 1, "{action}");
         assert_eq!(condition(statements[0], "aws:ResourceTag/vm-service:installation"), OURS, "{action}");

@@ -44,7 +44,7 @@ fn version(line: &str) -> Option<(u32, u32)> {
 }
 
 fn image(on_host: &OnHost) -> Finding {
-    match on_host.open_image() {
+    match on_host.open_image(None) {
         Ok(image) => finding(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
         Err(detail) => finding(false, "VM image", detail),
     }
@@ -83,7 +83,7 @@ fn ports(on_host: &OnHost) -> Finding {
 
 async fn processors(on_host: &OnHost) -> Finding {
     const WHAT: &str = "processors of the VMs";
-    match on_host.open_image() {
+    match on_host.open_image(None) {
         Err(_) => finding(true, WHAT, "not known before there is an image"),
         Ok(image) => match on_host.accelerator(&image, super::PROBE_PATIENCE).await {
             Ok(choice) => finding(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),

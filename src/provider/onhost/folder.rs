@@ -132,7 +132,7 @@ impl Folders {
         self.names()?.iter().filter_map(|name| self.record(name).transpose()).map(|record| Ok(record?.ip)).collect()
     }
 
-    fn names(&self) -> anyhow::Result<Vec<String>> {
+    pub(super) fn names(&self) -> anyhow::Result<Vec<String>> {
         let names = std::fs::read_dir(self.machines())?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.filter(|name| name.as_ref().is_ok_and(|name| is_provider_id(name)) || name.is_err()).collect()
     }

@@ -14,6 +14,9 @@ use std::time::Duration;
 pub(super) struct Manifest {
     /// Names the content.
     pub(super) hash: String,
+    /// Of its machines.
+    #[serde(default)]
+    pub(super) architecture: Option<String>,
     /// Kernel command line.
     pub(super) kernel_append: String,
     /// Size of the root disk as a VM sees it.
@@ -78,8 +81,12 @@ impl Image {
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Self {
-        let manifest =
-            Manifest { hash: "h".into(), kernel_append: "root=/dev/vda console=ttyS0".into(), disk_virtual_bytes: 1 << 30 };
+        let manifest = Manifest {
+            hash: "h".into(),
+            architecture: None,
+            kernel_append: "root=/dev/vda console=ttyS0".into(),
+            disk_virtual_bytes: 1 << 30,
+        };
         Self {
             manifest,
             disk: "/images/h/disk.qcow2".into(),

@@ -30,6 +30,11 @@ pub(super) async fn launch(on_host: &OnHost, spec: &LaunchSpec) -> Result<Vec<Ma
     if spec.count != 1 {
         return Err(ProviderError::Invalid(format!("on-host launches make one machine each, not {}", spec.count)));
     }
+    if spec.class.gpus > 0 {
+        return Err(ProviderError::Invalid(
+            "the class has GPUs, and VMs on this host have none: set its gpus to 0, or use EC2".into(),
+        ));
+    }
     let id = provider_id(&spec.client_token)?;
     let (folders, tags, pool, ports) = (on_host.folders.clone(), spec.tags.clone(), on_host.config.addresses, on_host.ports);
     let placed = {
@@ -61,7 +66,7 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     let began = Instant::now();
     let id = &record.provider_id;
     let failed = |error| ProviderError::transient(format!("starting {id}"), error);
-    let image = on_host.open_image().map_err(ProviderError::Invalid)?;
+    let image = on_host.open_image(spec.image.as_deref()).map_err(ProviderError::Invalid)?;
     let link = match on_host.network() {
         VmNetwork::Open if !host::has_program(passt::PROGRAM) => return Err(ProviderError::Invalid(NO_PASST.into())),
         VmNetwork::Open => Link::Guarded,

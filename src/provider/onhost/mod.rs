@@ -9,7 +9,7 @@
 //! | `launch`, `end` | the two ways through a machine's life, each repeatable at any line |
 //! | `snapshot/` | machines that have booted and wait: where the next ones go on from |
 //! | `volumes/` | disks that outlive machines, their copies and snapshots |
-//! | `folder`, `address`, `seed`, `image` | what is on disk |
+//! | `folder`, `address`, `seed`, `image`, `images` | what is on disk |
 //! | `keeper/` | the process beside each VM: its lock, its console, and the filter between VM and network |
 //! | `qemu`, `passt`, `qmp`, `process` | the programs and how they are spoken to |
 //! | `kvm`, `host`, `check` | what this host can do |
@@ -23,6 +23,7 @@ mod end;
 mod folder;
 mod host;
 mod image;
+mod images;
 pub mod keeper;
 mod kvm;
 mod launch;
@@ -38,8 +39,10 @@ pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 pub use volumes::carry::CLUSTER_BYTES;
 
+use super::images::Images;
 use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use crate::domain::ec2::Architecture;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -95,7 +98,7 @@ impl OnHost {
         let closed = AtomicBool::new(config.network == VmNetwork::Closed);
         let restores = AtomicBool::new(config.snapshots);
         let on_host = Self { config, folders, store, ports, snapshots, closed, restores, accelerator: Arc::default() };
-        if let Ok(image) = on_host.open_image() {
+        if let Ok(image) = on_host.open_image(None) {
             on_host.accelerator(&image, PROBE_PATIENCE).await?;
         }
         Ok(on_host)
@@ -107,10 +110,6 @@ impl OnHost {
 
     fn restores(&self) -> bool {
         self.restores.load(Ordering::Relaxed)
-    }
-
-    fn open_image(&self) -> Result<Image, String> {
-        Image::open(&self.config.images)
     }
 
     /// Chosen once in this process's life. The probe goes on when a caller's patience ends.
@@ -174,8 +173,16 @@ impl Provider for OnHost {
         true
     }
 
-    fn image(&self, _class: &ResourceClass) -> Option<String> {
-        Some(self.open_image().ok()?.manifest.hash)
+    fn default_image(&self, _class: &ResourceClass) -> Option<String> {
+        Some(self.open_image(None).ok()?.manifest.hash)
+    }
+
+    fn architecture(&self, _class: &ResourceClass) -> Architecture {
+        std::env::consts::ARCH.parse().unwrap_or_default()
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 
     fn capacity(&self) -> Budget {

@@ -166,6 +166,7 @@ mod tests {
             memory_mib: 2048,
             disk_gib: 20,
             limit: None,
+            gpus: 0,
             ec2: crate::domain::ec2::Ec2Class::default(),
             reserve: Default::default(),
         };

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vm_service::domain::api::*;
 use vm_service::domain::failure::Failure;
-use vm_service::domain::ids::{TaskId, VmId};
+use vm_service::domain::ids::{ImageId, TaskId, VmId};
+use vm_service::domain::image::{ImageView, RegisteredImages};
 use vm_service::domain::lifecycle::{TaskState, VmState};
 use vm_service::domain::tags::Origin;
 use vm_service::domain::task::{Executor, TaskRequest};
@@ -42,6 +43,7 @@ pub(super) struct World {
     pub(super) events: Vec<EventView>,
     pub(super) vms: Vec<VmView>,
     pub(super) tasks: Vec<TaskView>,
+    pub(super) images: Vec<ImageView>,
 }
 
 #[derive(Clone)]
@@ -88,6 +90,9 @@ impl Api {
             .route("/api/v1/vms/terminate", post(terminate_unknown))
             .route("/api/v1/vms/{id}", get(get_vm).delete(delete_vm))
             .route("/api/v1/vms/{id}/hold", axum::routing::put(hold).delete(hold))
+            .route("/api/v1/images", get(|s: State<Self>, u: Uri, q: Query<HashMap<String, String>>| async move { page(&s, &u, &q, |w| items(&w.images)) }).post(register))
+            .route("/api/v1/images/{id}", get(get_image))
+            .route("/api/v1/images/{id}/{verb}", post(move_image).put(move_image))
             .layer(axum::middleware::from_fn_with_state(self.clone(), seen))
             .with_state(self.clone())
     }
@@ -190,6 +195,25 @@ async fn get_vm(State(api): State<Api>, Path(id): Path<VmId>) -> Response {
         Some(vm) => Json(vm.clone()).into_response(),
         None => problem(StatusCode::NOT_FOUND, &format!("There is no VM {id}.")),
     }
+}
+
+async fn register(State(api): State<Api>, Json(body): Json<Value>) -> Response {
+    let mut world = api.world();
+    world.bodies.push(body);
+    (StatusCode::CREATED, Json(RegisteredImages { images: world.images.clone() })).into_response()
+}
+
+async fn get_image(State(api): State<Api>, Path(_): Path<ImageId>) -> Response {
+    Json(api.world().images[0].clone()).into_response()
+}
+
+async fn move_image(State(api): State<Api>, Path((_, verb)): Path<(ImageId, String)>, Json(body): Json<Value>) -> Response {
+    let mut world = api.world();
+    world.bodies.push(body.clone());
+    if verb == "promote" && body["force"] == false {
+        return problem(StatusCode::CONFLICT, "No VM of it has become ready yet.");
+    }
+    Json(world.images[0].clone()).into_response()
 }
 
 async fn delete_vm(api: State<Api>, id: Path<VmId>) -> Response {

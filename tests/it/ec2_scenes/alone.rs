@@ -37,7 +37,8 @@ impl Alone {
         let spec = LaunchSpec {
             client_token: token.to_owned(),
             tags: self.tags(Origin::OnDemand),
-            candidate: self.ec2.choose(&class, None).await?,
+            candidate: self.ec2.choose(&class, self.ec2.named_images(&class).first().as_deref(), None).await?,
+            image: None,
             class,
             count,
             user_data: USER_DATA.to_owned(),

@@ -10,10 +10,14 @@ impl Alone {
     /// The zone of one machine of class `medium` that is best near there.
     async fn launched_near(&self, token: &str, near: Option<&str>) -> Result<String, ProviderError> {
         let class = self.settings.resource_classes["medium"].clone();
-        let candidate = self.ec2.choose(&class, near).await?;
+        let candidate = self.ec2.choose(&class, self.ec2.named_images(&class).first().as_deref(), near).await?;
         let tags = self.tags(Origin::OnDemand);
         let (client_token, user_data) = (token.to_owned(), super::alone::USER_DATA.to_owned());
-        let made = self.ec2.launch(&LaunchSpec { client_token, tags, class, count: 1, user_data, candidate }).await?.remove(0);
+        let made = self
+            .ec2
+            .launch(&LaunchSpec { client_token, tags, class, count: 1, user_data, candidate, image: None })
+            .await?
+            .remove(0);
         let all = self.cloud.instances().await;
         Ok(all.into_iter().find(|it| it.id == made.provider_id).unwrap().zone)
     }

@@ -24,6 +24,7 @@ async fn each_right_of_the_policy_is_used() {
         ("volumes", Features { volumes: true, ..only }),
         ("reserve", Features { reserve: true, ..only }),
         ("seed", Features { seed: true, ..only }),
+        ("images", Features { images: true, ..only }),
     ] {
         match name {
             "spot" => spot(&mut alone).await,
@@ -31,6 +32,7 @@ async fn each_right_of_the_policy_is_used() {
             "instance profile" => profile(&mut alone).await,
             "volumes" => volumes(&alone).await,
             "reserve" => reserve(&mut alone).await,
+            "images" => super::images::deleted(&alone).await,
             _ => seed(&alone).await,
         }
         let used = &alone.cloud.actions() - &seen;

@@ -30,6 +30,7 @@ fn machine(id: &str, launch: u128, ended: bool) -> MachineTruth {
         runs_at: at,
         ended_at: ended.then(|| at + TimeDelta::seconds(1)),
         end: ended.then_some(EndCause::AskedByUs),
+        image: None,
         keys: GuestKeys { host: "host".to_owned(), logins: vec!["own".to_owned(), "the task's".to_owned()] },
         personalised_as: Some("host".to_owned()),
         ends_itself_at: None,

@@ -166,7 +166,10 @@ impl Cloud {
         match call {
             Call::Launch { token, tags, class, count, user_data } => {
                 let candidate = String::new();
-                told(sim.launch(&LaunchSpec { client_token: token, tags, class, count, user_data, candidate }).await, true)
+                told(
+                    sim.launch(&LaunchSpec { client_token: token, tags, class, count, user_data, candidate, image: None }).await,
+                    true,
+                )
             }
             Call::ListMachines => match sim.list_machines().await {
                 Ok(listing) => told(Ok(listing.machines), listing.complete),
@@ -187,7 +190,7 @@ impl Cloud {
             },
             Call::Personalise(first) => {
                 let at = Endpoint { ssh: first.ssh, docker: first.docker };
-                let personality = Personality { settings: first.settings, absolute_end_at: first.end_at, now: first.now };
+                let personality = Personality { settings: first.settings, gpus: 0, absolute_end_at: first.end_at, now: first.now };
                 let met = sim.personalise(&at, first.bootstrap.as_ref(), &first.identity, &personality, DEADLINE).await;
                 met.map_or_else(|error| Answer::Refused(error.into()), Answer::Engine)
             }

@@ -104,8 +104,8 @@ impl Provider for Remote {
         self.facts.leaves_remains()
     }
 
-    fn image(&self, class: &ResourceClass) -> Option<String> {
-        self.facts.image(class)
+    fn default_image(&self, class: &ResourceClass) -> Option<String> {
+        self.facts.default_image(class)
     }
 
     fn capacity(&self) -> Budget {

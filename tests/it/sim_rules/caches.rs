@@ -26,7 +26,8 @@ impl Cloud {
         let ssh = self.door(machine);
         let at = Endpoint { ssh, docker: SocketAddr::new(ssh.ip(), 2376) };
         let end_at = self.clock.now() + TimeDelta::hours(2);
-        let personality = Personality { settings: Settings::default().guest, absolute_end_at: end_at, now: self.clock.now() };
+        let personality =
+            Personality { settings: Settings::default().guest, gpus: 0, absolute_end_at: end_at, now: self.clock.now() };
         let met = self.sim.personalise(&at, Some(&bootstrap("batch")), &identity("vm"), &personality, DEADLINE).await;
         assert_eq!(met.unwrap(), Some(lineage("p").engine));
     }

@@ -17,7 +17,7 @@ impl Cloud {
     async fn meet(&self, machine: &Machine, name: &str, end_at: DateTime<Utc>) -> Result<Option<Engine>, GuestError> {
         let ssh = self.ssh(machine);
         let at = Endpoint { ssh, docker: SocketAddr::new(ssh.ip(), 2376) };
-        let personality = Personality { settings: Settings::default().guest, absolute_end_at: end_at, now: self.now() };
+        let personality = Personality { settings: Settings::default().guest, gpus: 0, absolute_end_at: end_at, now: self.now() };
         self.sim.personalise(&at, Some(&bootstrap("batch")), &identity(name), &personality, DEADLINE).await
     }
 

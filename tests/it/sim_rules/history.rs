@@ -50,7 +50,8 @@ async fn greet(cloud: &Cloud, machine: &Machine) {
     let Some(address) = machine.address else { return };
     let at = Endpoint { ssh: SocketAddr::new(address.ip, 22), docker: SocketAddr::new(address.ip, 2376) };
     let now = cloud.clock.now();
-    let personality = Personality { settings: Settings::default().guest, absolute_end_at: now + TimeDelta::minutes(20), now };
+    let personality =
+        Personality { settings: Settings::default().guest, gpus: 0, absolute_end_at: now + TimeDelta::minutes(20), now };
     let identity = identity(&machine.provider_id);
     drop(cloud.sim.personalise(&at, Some(&bootstrap("batch")), &identity, &personality, Duration::ZERO).await);
 }

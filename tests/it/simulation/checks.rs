@@ -41,6 +41,7 @@ pub(super) async fn all(history: &mut History) -> Result<(), Violation> {
     deadlines(history, &by_id)?;
     limits::hold(history, &machines).await?;
     cache_checks::all(history, &machines).await?;
+    history.images_hold(&machines)?;
     rules(history)
 }
 

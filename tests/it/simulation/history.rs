@@ -55,6 +55,7 @@ impl History {
         settings.limits.vms = Some(14);
         settings.limits.in_flight = Some(5);
         settings.limits.vms_per_project = Some(3);
+        settings.images.keep_days = 1;
         let version = db.insert_settings(0, &settings, start, "op").await.unwrap();
         let cluster = Cluster::new(connect, sim, clock, replicas).await;
         let mut history = Self {
@@ -126,6 +127,7 @@ impl History {
             Operation::HoldVolume { volume, seconds } => self.hold_volume(*volume, *seconds).await,
             Operation::UnholdVolume(pick) => self.unhold_volume(*pick).await,
             Operation::DeleteVolume(pick) => self.delete_volume(*pick).await?,
+            Operation::Image(pick) => self.image(*pick).await,
             Operation::Faults(on) => self.set_faults(*on),
             Operation::DeleteRows => self.delete_rows().await,
             Operation::LoseDatabase => self.lose_database().await,
@@ -357,7 +359,7 @@ impl History {
         sqlx::query(
             "truncate vms.tasks, vms.volumes, vms.vms, vms.launches, vms.events, vms.history, vms.orphans, vms.schedules, \
              vms.breakers, vms.call_rates, vms.turns, vms.losses, vms.pulse, vms.listening, vms.generations, vms.cache_uses, \
-             vms.engines",
+             vms.engines, vms.images, vms.image_boots, vms.image_orders",
         )
         .execute(&self.db.pool)
         .await
@@ -369,5 +371,6 @@ impl History {
             .await
             .unwrap();
         self.model.bereave(self.now());
+        self.model.retired_images.clear();
     }
 }

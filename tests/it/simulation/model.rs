@@ -107,6 +107,8 @@ pub(super) struct Model {
     pub(super) held_volumes: BTreeMap<String, HeldVolume>,
     /// Volumes that were planted, by the provider's name.
     pub(super) planted_volumes: BTreeSet<String>,
+    /// Images that were retired, by the provider's name, and since when.
+    pub(super) retired_images: BTreeMap<String, DateTime<Utc>>,
     /// Machines whose end we asked for, as far as their volumes were looked at.
     pub(super) asked_with_volumes: BTreeSet<String>,
     /// Volumes that were looked at.
@@ -139,6 +141,7 @@ impl Model {
             planted: BTreeMap::new(),
             held_volumes: BTreeMap::new(),
             planted_volumes: BTreeSet::new(),
+            retired_images: BTreeMap::new(),
             asked_with_volumes: BTreeSet::new(),
             volumes_seen: 0,
             saved: vec![Saved { operation: 0, settings: settings.settings.clone() }],

@@ -48,6 +48,8 @@ pub(super) enum Operation {
     UnholdVolume(usize),
     /// An operator deletes a volume.
     DeleteVolume(usize),
+    /// A builder makes an image, and an operator registers it; another promotes or retires one.
+    Image(usize),
     Faults(bool),
     /// The three deletes of the runbook.
     DeleteRows,
@@ -95,8 +97,8 @@ pub(super) enum Change {
 /// How many projects there are.
 pub(super) const PROJECTS: usize = 6;
 
-/// A list of operations; what has to do with caches is drawn from `caches`.
-pub(super) fn draw(count: usize, rng: &mut StdRng, caches: &mut StdRng) -> Vec<Operation> {
+/// A list of operations; what has to do with caches is drawn from `caches`, what has to do with images from `images`.
+pub(super) fn draw(count: usize, rng: &mut StdRng, caches: &mut StdRng, images: &mut StdRng) -> Vec<Operation> {
     let mut list: Vec<Operation> = (0..count).map(|_| one(rng)).collect();
     for operation in &mut list {
         if caches.random_bool(0.14) {
@@ -105,6 +107,11 @@ pub(super) fn draw(count: usize, rng: &mut StdRng, caches: &mut StdRng) -> Vec<O
             wish.cache = caches.random_bool(0.5).then(|| trust(caches));
             // Few projects, so that they have more than one job.
             wish.project = if wish.cache.is_some() { wish.project % 3 } else { wish.project };
+        }
+    }
+    for operation in &mut list {
+        if images.random_bool(0.02) {
+            *operation = Operation::Image(images.random_range(0..1000));
         }
     }
     // The rare ones: at most one of each, and calm twice.

@@ -69,6 +69,7 @@ async fn dry_run(ec2: &Ec2, plan: &Plan) -> Result<(), Refusal> {
         count: 1,
         user_data: "#cloud-config\n".to_owned(),
         candidate: String::new(),
+        image: None,
     };
     let client = ec2.client().await;
     let asked = launch::request(&client, &spec, &plan.parameters).dry_run(true).send().await;
