@@ -8,7 +8,7 @@ use std::process::Command;
 const IMAGES: &str = "/var/tmp/c-trixie-images";
 
 #[test]
-#[ignore = "builds an image of another release, then two VMs; not yet seen to pass, so nothing runs it"]
+#[ignore = "builds an image of another release, then two VMs; make proof runs it"]
 fn both_stores() {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("ami/build-onhost");
     let built = Command::new(tool).args(["--output", IMAGES, "--suite", "trixie", "--store", "containerd"]).status().unwrap();

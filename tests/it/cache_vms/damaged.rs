@@ -14,7 +14,7 @@ fn damage(disk: &Path, from: u64, bytes: u64) {
 }
 
 #[test]
-#[ignore = "four VMs; not yet seen to pass, so nothing runs it"]
+#[ignore = "four VMs; make proof runs it"]
 fn a_damaged_disk() {
     let service = start_warm("cache-damaged", 1);
     let first = run(&service, "d", &[], &format!("layer base 8\n{WHERE}"));

@@ -11,7 +11,7 @@ fn full(out: &str) -> Vec<u32> {
 
 /// Three jobs fill it: `first`, `second`, and then `first` is used again and `third` is made.
 #[test]
-#[ignore = "four VMs that write a whole disk; not yet seen to pass, so nothing runs it"]
+#[ignore = "four VMs that write a whole disk; make proof runs it"]
 fn a_full_disk() {
     let service = start_warm("cache-full", 1);
     run(&service, "f", &[], &format!("layer first 220; {FULL}"));

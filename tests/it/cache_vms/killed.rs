@@ -53,7 +53,7 @@ fn kill(service: &Service, mut job: Child, after: u64) -> String {
 
 /// CYCLES of: a job that ends well, one that is killed. Each reads all that the good ones before it left.
 #[test]
-#[ignore = "two VMs a cycle, and 20 cycles; not yet seen to pass, so nothing runs it"]
+#[ignore = "two VMs a cycle, and 20 cycles; make proof runs it"]
 fn killed_in_the_middle_of_a_write() {
     let service = start_warm("cache-killed", 2);
     let cycles = number_from_environment("CYCLES", 20);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// Four short builds and a long one, which ends after two of them and before the others.
 #[test]
-#[ignore = "seven VMs, five of them at once; not yet seen to pass, so nothing runs it"]
+#[ignore = "seven VMs, five of them at once; make proof runs it"]
 fn five_parallel_builds_leave_the_long_ones_layers() {
     let service = start("cache-parallel", 2);
     let first = run(&service, "p", &[], "layer base 8");

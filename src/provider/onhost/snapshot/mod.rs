@@ -21,16 +21,18 @@ use super::{OnHost, host};
 use crate::domain::resource_class::ResourceClass;
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-/// What is in a snapshot's folder. The last one is written last.
+/// What is in a snapshot's folder; the inputs are written last.
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const INPUTS: &str = "inputs";
+/// Written again whenever a machine goes on from it.
+const USED: &str = "used";
 /// As many are kept; those that were used least recently go first.
 const KEPT: usize = 8;
 /// Machines boot for so long after a restore that failed.
@@ -111,8 +113,7 @@ impl Snapshots {
     /// A machine went on from it.
     pub(super) fn note_success(&self, snapshot: &Snapshot) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&snapshot.key);
-        let used = File::open(snapshot.folder.join(INPUTS)).and_then(|file| file.set_modified(SystemTime::now()));
-        if let Err(error) = used {
+        if let Err(error) = std::fs::write(snapshot.folder.join(USED), "") {
             tracing::debug!(snapshot = snapshot.key, %error, "a snapshot's last use cannot be kept");
         }
     }
@@ -137,7 +138,8 @@ impl Snapshots {
             if !path.is_dir() {
                 continue;
             }
-            match path.join(INPUTS).metadata().and_then(|found| found.modified()) {
+            let used = path.join(USED).metadata().or_else(|_| path.join(INPUTS).metadata());
+            match used.and_then(|found| found.modified()) {
                 Ok(used) if !is_aside(&path) => kept.push((used, path)),
                 _ => remove(&path),
             }
