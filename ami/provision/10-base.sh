@@ -19,8 +19,11 @@ fi
 install_packages "${packages[@]}"
 
 getent group docker >/dev/null || groupadd --system docker
-getent group circleci >/dev/null || groupadd --gid 1001 circleci
-id circleci >/dev/null 2>&1 || useradd --uid 1001 --gid circleci --create-home --shell /bin/bash circleci
+# 1001 where nobody has it.
+getent group circleci >/dev/null || groupadd --gid 1001 circleci 2>/dev/null || groupadd circleci
+uid=(--uid 1001)
+if getent passwd 1001 >/dev/null; then uid=(); fi
+id circleci >/dev/null 2>&1 || useradd "${uid[@]}" --gid circleci --create-home --shell /bin/bash circleci
 usermod --append --groups docker circleci
 install -d -o circleci -g circleci -m 0700 /home/circleci/.ssh
 [[ -e /home/circleci/.ssh/authorized_keys ]] ||
