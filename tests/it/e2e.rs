@@ -156,7 +156,6 @@ fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
     assert!(first.status.success() && built.starts_with("cached 0\n"), "{built}{err}\n{}", service.log());
 
     wait(&service, "another VM waits for jobs", |service| service.vm_states().contains(&"available".to_owned()));
-    service.set(|settings| settings["preallocated"]["machine"] = 0.into());
     wait(&service, "the volume is free", |service| service.json(&["volumes"])[0]["state"] == "available");
     let warm = service.json(&["vms", "list", "--state", "available"])[0].clone();
     let before: i64 = epoch(&warm["absolute_end_at"]);
@@ -168,6 +167,8 @@ fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
     let job = cached(&script);
     let id = warm["id"].as_str().unwrap();
     wait(&service, "the job has the VM", |service| service.json(&["vms", "show", id])["state"] == "assigned");
+    // What was begun in its place is not needed.
+    service.set(|settings| settings["preallocated"]["machine"] = 0.into());
     let held = service.command(&["vms", "hold", id, "--reason", "a look", "--for", "3d"]).output().unwrap();
     assert!(held.status.success(), "{held:?}");
     let (out, err) = text(&job.wait_with_output().unwrap());
@@ -176,6 +177,7 @@ fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
     assert_eq!((&volume["project"]["jobs"], &volume["project"]["hits"]), (&2.into(), &1.into()), "{volume}");
 
     assert_eq!(service.json(&["vms", "show", id])["state"], "assigned", "its job is over, and its hold is not");
+    wait(&service, "no other VM is left", |service| service.vm_states().iter().filter(|state| *state != "terminated").count() == 1);
     let data = service.data.to_str().unwrap().to_owned();
     let dry = service.command(&["gc", "--dry-run", "--data", &data]).output().unwrap();
     assert_eq!(text(&dry).0, "Nothing to do.\n", "{dry:?}");

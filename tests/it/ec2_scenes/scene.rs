@@ -168,6 +168,6 @@ impl Guest for Obliging {
     }
 
     async fn unmount_cache(&self, _: SocketAddr, _: &Identity, _: Duration) -> Result<Unmounted, GuestError> {
-        Ok(Unmounted { used_bytes: 0, layers: Vec::new(), used: Vec::new(), notes: Vec::new() })
+        Ok(Unmounted { used_bytes: 1 << 20, layers: Vec::new(), used: Vec::new(), notes: Vec::new() })
     }
 }
