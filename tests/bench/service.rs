@@ -27,7 +27,7 @@ const UP: Duration = Duration::from_secs(60);
 const READY: Duration = Duration::from_secs(120);
 /// What is shown of a console, bytes.
 const CONSOLE_END: usize = 3000;
-/// For a boot beside everything else, at the lowest priority.
+/// For a boot beside everything else, which comes before it.
 const SNAPSHOT: Duration = Duration::from_secs(300);
 /// From a release to the end of its machine.
 const GONE: Duration = Duration::from_secs(30);

@@ -189,9 +189,9 @@ fn a_warm_vm_is_claimed_at_once_with_the_projects_layers_replaced_and_held() {
 }
 
 fn wait(service: &Service, what: &str, there: impl Fn(&Service) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(240);
+    let deadline = Instant::now() + Duration::from_secs(400);
     while !there(service) {
-        assert!(Instant::now() < deadline, "not within 240 s: {what}: {:?}\n{}", service.vm_states(), service.log());
+        assert!(Instant::now() < deadline, "not within 400 s: {what}: {:?}\n{}", service.vm_states(), service.log());
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | `make` | boots once, aside and with the lowest priority |
+//! | `make` | boots once, aside and with less priority than the machines of jobs |
 //! | `restore` | brings a machine to where the snapshot was made |
 //!
 //! Reads, writes: `DATA/snapshots`. Not here: what the machine is told then (`guest::channel`).
