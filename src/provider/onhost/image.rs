@@ -21,6 +21,9 @@ pub(super) struct Manifest {
     pub(super) kernel_append: String,
     /// Size of the root disk as a VM sees it.
     pub(super) disk_virtual_bytes: u64,
+    /// Its machines can wait for their identity; those of older images cannot.
+    #[serde(default)]
+    pub(super) waits: bool,
 }
 
 /// An image whose files are there.
@@ -86,6 +89,7 @@ impl Image {
             architecture: None,
             kernel_append: "root=/dev/vda console=ttyS0".into(),
             disk_virtual_bytes: 1 << 30,
+            waits: true,
         };
         Self {
             manifest,

@@ -96,6 +96,8 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
         if restores {
             File::create(seeded.join(restore::RESTORED))?;
         } else {
+            // Of a try that ended before anything ran.
+            drop(std::fs::remove_file(seeded.join(restore::RESTORED)));
             seed::write_seed(&seeded.join(qemu::SEED), &seed_id, &user_data).context("writing the seed disk")?;
         }
         write_whole(&seeded.join(keeper::PLAN), &serde_json::to_vec(&plan)?)

@@ -53,7 +53,10 @@ pub(super) fn aside(snapshots: Snapshots, class: ResourceClass, image: Image, ac
         match make(&snapshots, &class, &image, accelerator, &inputs).await {
             Ok(true) => tracing::info!(key = key_of(&inputs), seconds = began.elapsed().as_secs(), "made a snapshot of a machine"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "no snapshot of a machine could be made; machines boot"),
+            Err(error) => {
+                snapshots.rest(&key_of(&inputs));
+                tracing::warn!(error = format!("{error:#}"), "no snapshot of a machine could be made; machines boot");
+            }
         }
     });
 }
@@ -118,7 +121,8 @@ async fn fill(folder: &Path, class: &ResourceClass, image: &Image, accelerator: 
         tokio::io::copy(&mut stream, &mut file).await?;
         file.sync_all().await.context("keeping the devices")
     };
-    let (sent, received) = tokio::join!(qmp.save(SOCKET, ASK_WITHIN), received);
+    let moved = async { tokio::join!(qmp.save(SOCKET, ASK_WITHIN), received) };
+    let (sent, received) = tokio::time::timeout(ASK_WITHIN, moved).await.context("the devices were not kept in time")?;
     sent?;
     received?;
     qmp.quit(ASK_WITHIN).await?;

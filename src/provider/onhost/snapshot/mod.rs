@@ -35,7 +35,7 @@ const INPUTS: &str = "inputs";
 const USED: &str = "used";
 /// As many are kept; those that were used least recently go first.
 const KEPT: usize = 8;
-/// Machines boot for so long after a restore that failed.
+/// Machines boot for so long after a restore that failed, and none is made for so long after a making that failed.
 const PAUSE: Duration = Duration::from_secs(600);
 /// A snapshot that failed so often is made anew.
 const MOST_FAILURES: u32 = 3;
@@ -105,9 +105,21 @@ impl Snapshots {
         let key = key_of(inputs);
         let folder = self.folder.join(&key);
         let kept = std::fs::read_to_string(folder.join(INPUTS)).ok()?;
+        (kept == inputs && !self.rests(&key)).then_some(Snapshot { key, folder })
+    }
+
+    /// It could not be made, or a machine did not go on from it, a short while ago.
+    fn rests(&self, key: &str) -> bool {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let rests = failures.get(&key).is_some_and(|(_, at)| at.elapsed() < PAUSE);
-        (kept == inputs && !rests).then_some(Snapshot { key, folder })
+        failures.get(key).is_some_and(|(_, at)| at.elapsed() < PAUSE)
+    }
+
+    /// Lets it rest; answers how often in a row.
+    fn rest(&self, key: &str) -> u32 {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.get(key).map_or(1, |(count, _)| count + 1);
+        failures.insert(key.to_owned(), (count, Instant::now()));
+        count
     }
 
     /// A machine went on from it.
@@ -120,11 +132,8 @@ impl Snapshots {
 
     /// It did not: machines boot for a while.
     pub(super) fn note_failure(&self, snapshot: &Snapshot) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.get(&snapshot.key).map_or(1, |(count, _)| count + 1);
-        failures.insert(snapshot.key.clone(), (count, Instant::now()));
-        if count >= MOST_FAILURES {
-            failures.remove(&snapshot.key);
+        if self.rest(&snapshot.key) >= MOST_FAILURES {
+            self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&snapshot.key);
             tracing::warn!(snapshot = snapshot.key, "a snapshot that does not work is removed");
             remove(&snapshot.folder);
         }
@@ -166,12 +175,12 @@ fn remove(folder: &Path) {
 impl OnHost {
     /// The snapshot that a machine of this class goes on from. Where there is none, one is made aside, for the next.
     pub(super) fn snapshot_for(&self, class: &ResourceClass, image: &Image, accelerator: Accelerator) -> Option<Snapshot> {
-        if !self.restores() {
+        if !self.restores() || !image.manifest.waits {
             return None;
         }
         let inputs = inputs(class, image, accelerator);
         let found = self.snapshots.find(&inputs);
-        if found.is_none() {
+        if found.is_none() && !self.snapshots.rests(&key_of(&inputs)) {
             make::aside(self.snapshots.clone(), class.clone(), image.clone(), accelerator, inputs);
         }
         found

@@ -60,13 +60,14 @@ fn after_a_failure_machines_boot_and_one_that_keeps_failing_is_removed() {
     let kept = keep(&snapshots, "a");
     snapshots.note_failure(&kept);
     assert_eq!(snapshots.find("a"), None);
+    assert!(snapshots.rests(&kept.key) && !snapshots.rests("another"), "nor is one made meanwhile");
     snapshots.note_success(&kept);
     assert_eq!(snapshots.find("a").as_ref(), Some(&kept));
     for _ in 0..MOST_FAILURES {
         assert!(kept.folder.exists());
         snapshots.note_failure(&kept);
     }
-    assert!(!kept.folder.exists());
+    assert!(!kept.folder.exists() && !snapshots.rests(&kept.key), "the next launch has one made");
 }
 
 #[test]
