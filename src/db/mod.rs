@@ -15,6 +15,7 @@ pub mod census;
 pub mod claims;
 pub mod connect;
 pub mod events;
+pub mod gauges;
 pub mod generations;
 pub mod history;
 pub mod image_moves;

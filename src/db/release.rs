@@ -7,6 +7,7 @@ use super::{Db, DbError, breakers};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::{TaskState, VmState};
+use crate::telemetry::tell;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -101,6 +102,7 @@ impl Db {
         )
         .execute(&mut *tx)
         .await?;
+        tell::task_ended(end.as_str(), "none");
         let message = if end == TaskState::Released { "The job is over." } else { "Taken back before it was ready." };
         events::insert(&mut tx, now, Event { kind: "task.released", task: Some(task), vm: row.vm_id, message: message.to_owned() })
             .await?;
@@ -327,6 +329,7 @@ pub(super) async fn fail(
     else {
         return Ok(false);
     };
+    tell::task_ended(end.as_str(), failure.code.as_str());
     let message = failure.detail.clone();
     events::insert(connection, now, Event { kind: "task.failed", task: Some(task), vm, message }).await?;
     if let Some(vm) = vm {

@@ -23,6 +23,7 @@ mod extract;
 mod guard;
 mod health;
 mod images;
+mod metrics;
 mod openapi;
 mod paging;
 mod problem;
@@ -36,4 +37,5 @@ mod vm_hold;
 mod vms;
 mod volumes;
 
+pub use metrics::metrics_router;
 pub use router::{broken_router, document, enveloped, router};
