@@ -46,6 +46,7 @@ mod limits;
 mod many_rows;
 mod onhost;
 mod onhost_isolation;
+mod onhost_snapshot;
 mod onhost_volumes;
 mod pool;
 mod rebuild;
