@@ -21,5 +21,6 @@ pub mod rate;
 pub mod resource_class;
 pub mod secret;
 pub mod settings;
+pub mod settings_history;
 pub mod tags;
 pub mod task;

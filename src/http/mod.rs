@@ -28,6 +28,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_history;
 mod task_list;
 mod task_wait;
 mod tasks;
