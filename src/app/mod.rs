@@ -6,6 +6,7 @@ mod cache;
 mod clouds;
 mod embedded;
 mod look;
+mod manual;
 mod service;
 mod service_user;
 mod up;
@@ -54,6 +55,10 @@ enum Command {
     /// Compares generations of the Docker layer cache, and brings one in.
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Prints what a shell needs to complete this program's words.
+    Completion(manual::CompletionArguments),
+    /// Prints the manual page, or writes one for each command.
+    Man(manual::ManArguments),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -172,6 +177,8 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
             Ok(cli::run(command, &defaults, cli::Io::process()).await.into())
         }
+        Command::Completion(arguments) => manual::complete(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
+        Command::Man(arguments) => manual::man(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),

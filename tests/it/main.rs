@@ -22,6 +22,7 @@ mod cache_seed;
 mod cache_troubles;
 mod cache_vms;
 mod cli;
+mod cli_live;
 mod constraints;
 mod contract;
 mod cycling;
