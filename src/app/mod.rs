@@ -6,6 +6,7 @@ mod cache;
 mod clouds;
 mod embedded;
 mod look;
+mod manual;
 mod service;
 mod service_user;
 mod up;
@@ -55,6 +56,10 @@ enum Command {
     /// Compares generations of the Docker layer cache, and brings one in.
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Prints what a shell needs to complete this program's words.
+    Completion(manual::CompletionArguments),
+    /// Prints the manual page, or writes one for each command.
+    Man(manual::ManArguments),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -183,6 +188,8 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
             Ok(cli::run(command, &defaults, cli::Io::process()).await.into())
         }
+        Command::Completion(arguments) => manual::complete(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
+        Command::Man(arguments) => manual::man(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
@@ -207,7 +214,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let config = read("vm-gc")?;
             match gc.dry_run {
                 true => service::gc_dry_run(&gc.alone.role, &config, gc.json).await,
-                false => service::role(&gc.alone, &config, loops::gc_loops).await,
+                false => service::role(&gc.alone, &config, |world| service::gc_loops(world, &config)).await,
             }
             .map(|()| ExitCode::SUCCESS)
         }

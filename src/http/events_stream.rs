@@ -13,6 +13,7 @@ use crate::domain::api::EventView;
 use crate::telemetry::names;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
 use metrics::gauge;
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -71,11 +72,13 @@ pub(super) async fn answer(state: AppState, filter: EventFilter, in_flight: Opti
     let (sent, ready) = (BTreeSet::new(), VecDeque::new());
     let stream =
         Stream { state, filter, start, newest: start, sent, ready, wake, end, _in_flight: in_flight, _open: Open::counted() };
+    // Without data it is no event, but a reader that comes back before the first one knows where it was.
+    let here = futures::stream::once(async move { Ok::<_, Infallible>(Event::default().id(start.to_string())) });
     let events = futures::stream::unfold(stream, |mut stream| async move {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(here.chain(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 impl Stream {

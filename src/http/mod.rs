@@ -13,6 +13,8 @@
 pub mod serve;
 pub mod state;
 
+mod audit;
+mod audit_log;
 mod auth;
 mod connection;
 mod docs;
@@ -29,6 +31,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_history;
 mod task_list;
 mod task_wait;
 mod tasks;

@@ -156,7 +156,7 @@ pub async fn serve_router(listener: Listener, router: Router, stop: Cancellation
         stop.cancelled().await;
         handle.graceful_shutdown(Some(config.grace));
     });
-    let service = router.into_make_service();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     tracing::info!(%address, tls = certificate.is_some(), behind_tls_proxy = config.behind_tls_proxy, "listening");
     match certificate {
         None => server.acceptor(Guard { inner: DefaultAcceptor, slots, idle, stall }).serve(service).await,

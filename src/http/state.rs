@@ -3,6 +3,7 @@
 //! Reads: live settings and the configuration's problem from whoever feeds their channels (`app`).
 //! Not here: who calls (`auth`).
 
+use super::audit::Gate;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
@@ -63,6 +64,7 @@ pub struct AppState {
     /// How much one request may take.
     pub limits: Limits,
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
+    pub(super) audit: Arc<Gate>,
 }
 
 impl AppState {
@@ -77,7 +79,7 @@ impl AppState {
     ) -> Self {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits) }
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit: Arc::new(Gate::new()) }
     }
 
     /// With other limits.
