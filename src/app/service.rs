@@ -12,6 +12,7 @@ use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::domain::statsd;
 use crate::guest::linux::LinuxGuest;
+use crate::http::Hosts;
 use crate::http::serve::{HttpConfig, Listener};
 use crate::http::state::AppState;
 use crate::loops::settings::TakeSettings;
@@ -53,6 +54,7 @@ pub(super) struct Service {
     server: Server,
     /// Metrics to the StatsD host of the settings.
     metrics: Relay,
+    console_hosts: Vec<String>,
 }
 
 /// What a service is made of.
@@ -71,6 +73,8 @@ pub(super) struct Parts {
     pub providers: Providers,
     /// In force while none are saved.
     pub seed: Settings,
+    /// Names under which the console answers.
+    pub console_hosts: Vec<String>,
 }
 
 impl Service {
@@ -95,9 +99,9 @@ impl Service {
         if seed.version == 0 {
             take.take(seed).await?;
         }
-        let server = parts.server.clone();
+        let (server, console_hosts) = (parts.server.clone(), parts.console_hosts.clone());
         let world = world(parts, clock.clone(), follow);
-        Ok(Self { world, take, problem, clock, server, metrics: recorder::install(STATSD_EVERY)? })
+        Ok(Self { world, take, problem, clock, server, console_hosts, metrics: recorder::install(STATSD_EVERY)? })
     }
 
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
@@ -125,7 +129,11 @@ impl Service {
         let metrics = tokio::spawn(self.metrics.run(statsd_of(self.world.settings.clone()), stop.clone().cancelled_owned()));
         let serving = async {
             match listener {
-                Some(listener) => http::serve::serve(listener, state).await.context("serving the API"),
+                Some(listener) => {
+                    let hosts = Hosts::new(&self.console_hosts, listener.address.ip());
+                    let state = state.with_console(hosts, listener.is_encrypted());
+                    http::serve::serve(listener, state).await.context("serving the API")
+                }
                 None => Ok(()),
             }
         };
@@ -276,7 +284,8 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
     };
     let providers = Providers::new(providers);
     let seed = config.settings_seed.clone().unwrap_or_default();
-    Ok(Parts { server, db, sealer, installation, outbound: config.outbound.clone(), providers, seed })
+    let (outbound, console_hosts) = (config.outbound.clone(), config.console_hosts.clone());
+    Ok(Parts { server, db, sealer, installation, outbound, providers, seed, console_hosts })
 }
 
 /// Who we are: as configured, or as the database says.

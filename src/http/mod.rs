@@ -7,6 +7,7 @@
 //! Calls: nothing else. Runs: in `serve` and `up`; any number of copies.
 //!
 //!     socket → serve, guard, tls → envelope → auth → extract → tasks | vms | events | settings | health → db
+//!                                           → console → the same functions, as pages
 //!
 //! Not here: what becomes of an intent (`loops`), SQL (`db`), what answers look like (`domain::api`).
 
@@ -17,6 +18,7 @@ mod audit;
 mod audit_log;
 mod auth;
 mod connection;
+mod console;
 mod docs;
 mod envelope;
 mod events;
@@ -40,5 +42,6 @@ mod vm_hold;
 mod vms;
 mod volumes;
 
+pub use console::Hosts;
 pub use metrics::metrics_router;
 pub use router::{broken_router, document, enveloped, router};

@@ -4,6 +4,7 @@
 //! Not here: who calls (`auth`).
 
 use super::audit::Gate;
+use super::console::{Console, Hosts};
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
@@ -65,10 +66,11 @@ pub struct AppState {
     pub limits: Limits,
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
     pub(super) audit: Arc<Gate>,
+    pub(super) console: Arc<Console>,
 }
 
 impl AppState {
-    /// With the default limits and no skew.
+    /// With the default limits, no skew, and a console for this machine alone.
     pub fn new(
         db: Db,
         sealer: Arc<Sealer>,
@@ -79,7 +81,9 @@ impl AppState {
     ) -> Self {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit: Arc::new(Gate::new()) }
+        let console = Arc::new(Console::new(Hosts::default(), false));
+        let audit = Arc::new(Gate::new());
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console }
     }
 
     /// With other limits.
@@ -87,6 +91,13 @@ impl AppState {
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self.rate = rate(limits);
+        self
+    }
+
+    /// With a console that answers to these names; `secure`: browsers reach it over TLS.
+    #[must_use]
+    pub fn with_console(mut self, hosts: Hosts, secure: bool) -> Self {
+        self.console = Arc::new(Console::new(hosts, secure));
         self
     }
 
