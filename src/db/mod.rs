@@ -34,6 +34,7 @@ pub mod reserve;
 pub mod rows;
 pub mod seeds;
 pub mod settings;
+pub mod settings_checks;
 pub mod tasks;
 pub mod tokens;
 pub mod turns;

@@ -28,6 +28,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_checks;
 mod task_list;
 mod task_wait;
 mod tasks;
@@ -35,5 +36,6 @@ mod tls;
 mod vm_hold;
 mod vms;
 mod volumes;
+mod waiting;
 
 pub use router::{broken_router, document, enveloped, router};

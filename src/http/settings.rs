@@ -1,6 +1,6 @@
 //! Live settings: read with their version, saved only on top of the version that the caller has seen.
 //!
-//! Reads, writes: `db` (settings). Not here: putting them in force (`loops`).
+//! Reads, writes: `db` (settings). Not here: checking them before (`settings_checks`); putting them in force (`loops`).
 
 use super::auth::{Operator, Viewer};
 use super::extract::Json;
@@ -60,7 +60,7 @@ async fn put_settings(
 }
 
 /// What is kept and shown has the secret half of an access key sealed.
-fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
+pub(super) fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
     let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
     let Some(secret) = key.secret.take().map(Secret::new) else {
         let known = state.settings.borrow();
@@ -74,7 +74,8 @@ fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem
     Ok(())
 }
 
-async fn newest(state: &AppState) -> Result<Versioned, Problem> {
+/// The settings in force, as they are saved.
+pub(super) async fn newest(state: &AppState) -> Result<Versioned, Problem> {
     let saved = state.db.find_settings().await?;
     Ok(saved.unwrap_or_else(|| Versioned { version: 0, settings: state.settings.borrow().settings.clone() }))
 }
@@ -84,6 +85,6 @@ fn answer(version: i64, settings: Settings) -> Response {
 }
 
 /// One strong tag, as we give them; no other can name a version.
-fn version(tag: &str) -> Option<i64> {
+pub(super) fn version(tag: &str) -> Option<i64> {
     tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }

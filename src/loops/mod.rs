@@ -8,6 +8,7 @@
 
 pub mod assign;
 pub mod cache;
+pub mod checks;
 pub mod collect;
 pub mod collect_cache;
 pub mod collect_images;
