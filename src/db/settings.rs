@@ -2,6 +2,7 @@
 
 use super::{Db, DbError};
 use crate::domain::settings::Settings;
+use crate::domain::settings_history::SettingsVersion;
 use chrono::{DateTime, Utc};
 
 /// A version of the settings; 0 when none was ever saved and the seed is in force.
@@ -46,6 +47,40 @@ impl Db {
         .fetch_optional(&self.pool)
         .await?;
         Ok(body.and_then(|body| serde_json::from_value(body).ok()))
+    }
+
+    /// Versions older than `before`, newest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_settings_versions(&self, before: Option<i64>, limit: i64) -> Result<Vec<SettingsVersion>, DbError> {
+        let rows = sqlx::query_as!(
+            SettingsVersion,
+            "-- settings::list_settings_versions
+             select version, created_at, created_by from vms.settings where version < $1 order by version desc limit $2",
+            before.unwrap_or(i64::MAX),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// One version, with its settings as they were saved: another binary may have known other fields.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_settings_version(&self, version: i64) -> Result<Option<(SettingsVersion, serde_json::Value)>, DbError> {
+        let row = sqlx::query!(
+            "-- settings::find_settings_version
+             select version, created_at, created_by, body from vms.settings where version = $1",
+            version
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| {
+            (SettingsVersion { version: row.version, created_at: row.created_at, created_by: row.created_by }, row.body)
+        }))
     }
 
     /// Saves a new version on top of `seen`.

@@ -24,5 +24,6 @@ pub mod secret;
 pub mod settings;
 pub mod settings_check;
 pub mod settings_diff;
+pub mod settings_history;
 pub mod tags;
 pub mod task;

@@ -29,6 +29,7 @@ mod problem;
 mod router;
 mod settings;
 mod settings_checks;
+mod settings_history;
 mod task_list;
 mod task_wait;
 mod tasks;

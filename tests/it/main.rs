@@ -7,6 +7,7 @@ mod api_bad_input;
 mod api_images;
 mod api_operators;
 mod api_rights;
+mod api_settings;
 mod api_sockets;
 mod api_support;
 mod api_tls;
