@@ -5,7 +5,10 @@
 use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
-use super::{auth, docs, events, health, images, openapi, settings, settings_checks, settings_history, task_list, tasks, vm_hold, vms, volumes};
+use super::{
+    auth, docs, events, health, images, openapi, settings, settings_checks, settings_history, task_list, tasks, vm_hold, vms,
+    volumes,
+};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
 use axum::routing::get;
