@@ -33,6 +33,7 @@ pub mod release;
 pub mod reserve;
 pub mod rows;
 pub mod seeds;
+pub mod sessions;
 pub mod settings;
 pub mod settings_checks;
 pub mod tasks;

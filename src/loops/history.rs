@@ -1,6 +1,7 @@
 //! Keeps the hot tables small: what has ended moves to the history, and what is too old goes.
 //!
-//! Reads, writes: `tasks`, `vms`, `launches`, `history`, `events`, `settings_checks`. Runs: in `gc`; the cron library wakes it each quarter of an hour.
+//! Reads, writes: `tasks`, `vms`, `launches`, `history`, `events`, `sessions`,
+//! `settings_checks`. Runs: in `gc`; the cron library wakes it each quarter of an hour.
 
 use super::{Act, Loop, World};
 use async_trait::async_trait;
@@ -32,6 +33,7 @@ impl Loop for History {
         db.trim_history(now - TimeDelta::days(self.0.settings().history_days.into())).await?;
         db.trim_losses(now - LOSSES_STAY).await?;
         db.trim_settings_checks(now - CHECKS_STAY).await?;
+        db.trim_sessions(now).await?;
         db.note_schedule("history", now).await?;
         Ok(Vec::new())
     }

@@ -1,6 +1,6 @@
 //! The catalogue as a page of the documentation.
 
-use super::{Control, Field, Rows, at, defaults, groups};
+use super::{Control, Field, Rows, default_text, defaults, groups};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -36,20 +36,7 @@ fn table(page: &mut String, fields: &[&Field], defaults: &Value) {
     }
     page.push_str("\n| setting | field | default | |\n| --- | --- | --- | --- |\n");
     for field in fields {
-        let _ = writeln!(page, "| {} | `{}` | {} | {} |", field.name, field.path, default(field, defaults), help(field));
-    }
-}
-
-fn default(field: &Field, defaults: &Value) -> String {
-    let value = at(defaults, field.path).unwrap_or(&Value::Null);
-    let unit = if field.unit.is_empty() { String::new() } else { format!(" {}", field.unit) };
-    match (value, field.control) {
-        (Value::Null, _) => "–".to_owned(),
-        (Value::Bool(on), _) => if *on { "on" } else { "off" }.to_owned(),
-        (Value::Array(items), _) if items.is_empty() => "–".to_owned(),
-        (Value::Object(items), _) if items.is_empty() => "–".to_owned(),
-        (Value::String(text), _) => format!("`{text}`"),
-        (value, _) => format!("{value}{unit}"),
+        let _ = writeln!(page, "| {} | `{}` | {} | {} |", field.name, field.path, default_text(field, defaults), help(field));
     }
 }
 

@@ -104,6 +104,19 @@ pub fn defaults() -> Value {
     serde_json::to_value(Settings::default()).unwrap_or_default()
 }
 
+/// A field's default as a person reads it; `defaults` are of the settings or of a new row.
+pub fn default_text(field: &Field, defaults: &Value) -> String {
+    match at(defaults, field.path).unwrap_or(&Value::Null) {
+        Value::Null => "–".to_owned(),
+        Value::Bool(on) => if *on { "on" } else { "off" }.to_owned(),
+        Value::Array(items) if items.is_empty() => "–".to_owned(),
+        Value::Object(items) if items.is_empty() => "–".to_owned(),
+        Value::String(word) => word.clone(),
+        value if field.unit.is_empty() => value.to_string(),
+        value => format!("{value} {}", field.unit),
+    }
+}
+
 /// The value at a dotted path.
 pub(super) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(value, |value, part| value.get(part))
