@@ -129,16 +129,8 @@ impl Preallocated {
         }
     }
 
-    /// The pattern's first time after `after`.
-    pub(super) fn next(&self, pattern: &str, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
-        let from = after.trunc_subsecs(0).with_timezone(&zone);
-        let next = Cron::from_str(pattern).ok()?.find_next_occurrence(&from, false).ok()?.with_timezone(&Utc);
-        (next > after).then_some(next)
-    }
-
     /// The pattern's newest time that is not after `now`.
-    fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(super) fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
         // The library keeps the fraction of the second that it starts from.
         let from = now.trunc_subsecs(0).with_timezone(&zone);

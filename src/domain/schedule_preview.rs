@@ -1,15 +1,17 @@
 //! When the number of VMs that are kept free will change, and to what: the times that the schedules name, each asked of
 //! [`Preallocated::base`], which is what the scaler goes by. So a preview cannot say anything else than what will be.
 
-use super::preallocated::Preallocated;
+use super::preallocated::{Preallocated, Schedule};
 use super::task::Executor;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Times of one pattern that are looked at; one that names more is shown as far as that.
+/// Times of one kind that are looked at; where schedules name more, they are shown as far as that.
 const MOST_TIMES: usize = 500;
+/// They are looked for in parts of this length.
+const PART: TimeDelta = TimeDelta::hours(6);
 
 /// One kind of VM over a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -62,7 +64,8 @@ impl PoolPreview {
     }
 }
 
-/// The times after `from` that the schedules of a kind name, and how far they are known.
+/// The times from `from` on at which a schedule of this kind begins to hold, and how far they are known. They are found from behind, as the
+/// scaler finds them: the hour that comes twice at the end of summer time is another one when it is looked for from before.
 fn times(
     preallocated: &Preallocated,
     executor: Executor,
@@ -70,29 +73,28 @@ fn times(
     from: DateTime<Utc>,
     to: DateTime<Utc>,
 ) -> (BTreeSet<DateTime<Utc>>, DateTime<Utc>) {
-    let (mut found, mut until) = (BTreeSet::new(), to);
-    let of_kind =
-        |schedule: &&super::preallocated::Schedule| (schedule.executor, schedule.resource_class.as_str()) == (executor, class);
-    for schedule in preallocated.schedules.iter().filter(of_kind) {
-        let mut after = from;
-        for n in 0.. {
-            let Some(next) = preallocated.next(&schedule.cron, after).filter(|next| *next < to) else { break };
-            if n == MOST_TIMES {
-                until = until.min(next);
-                break;
+    let of_kind = |schedule: &&Schedule| (schedule.executor, schedule.resource_class.as_str()) == (executor, class);
+    let schedules: Vec<&Schedule> = preallocated.schedules.iter().filter(of_kind).collect();
+    let (mut found, mut known) = (BTreeSet::new(), from);
+    while known < to && found.len() < MOST_TIMES {
+        let end = to.min(known + PART);
+        for schedule in &schedules {
+            let mut before = end - TimeDelta::seconds(1);
+            while let Some(at) = preallocated.last(&schedule.cron, before).filter(|at| *at > known) {
+                found.insert(at);
+                before = at - TimeDelta::seconds(1);
             }
-            found.insert(next);
-            after = next;
         }
+        // What begins with the part itself belongs to it too.
+        found.extend(schedules.iter().filter_map(|it| preallocated.last(&it.cron, known).filter(|at| *at == known)));
+        known = end;
     }
-    found.retain(|at| *at < until);
-    (found, until)
+    (found, known)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::preallocated::Schedule;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -127,7 +129,7 @@ mod tests {
         assert_eq!((first.0.as_str(), first.1), ("Fri 2026-10-23 12:00 CEST", 5));
         assert_eq!((evening.0.as_str(), evening.1), ("Fri 2026-10-23 18:00 CEST", 1));
         assert_eq!((monday.0.as_str(), monday.1), ("Mon 2026-10-26 08:00 CET", 5));
-        assert_eq!(week.len(), 2 + 2 * 4);
+        assert_eq!(week.len(), 2 + 2 * 4 + 1);
         let pool = &preview(&some, at("2026-10-23T10:00:00Z"), TimeDelta::days(7))[0];
         assert_eq!(pool.steps[2].at, at("2026-10-26T07:00:00Z"));
     }
@@ -154,7 +156,12 @@ mod tests {
         assert_eq!(day.vm_minutes(), 2 * 24 * 60);
         let busy = schedules(&[("*/2 * * * *", 1), ("1-59/2 * * * *", 2)]);
         let week = &preview(&busy, at("2026-07-04T12:00:00Z"), TimeDelta::days(7))[0];
-        assert!(week.until < at("2026-07-11T12:00:00Z") && week.steps.len() > 500, "{} {}", week.until, week.steps.len());
+        assert!(
+            week.until < at("2026-07-11T12:00:00Z") && week.steps.len() > 500 && week.until > at("2026-07-04T12:00:00Z"),
+            "{} {}",
+            week.until,
+            week.steps.len()
+        );
         let none = &preview(&Preallocated::default(), at("2026-07-04T12:00:00Z"), TimeDelta::days(7))[0];
         assert_eq!((none.steps.len(), none.vm_minutes()), (1, 0));
     }

@@ -9,6 +9,7 @@ use super::problem::Problem;
 use super::state::AppState;
 use crate::db::DbError;
 use crate::db::settings::Versioned;
+use crate::domain::access::Caller;
 use crate::domain::ec2::{AccessKey, Authentication};
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
@@ -53,10 +54,15 @@ async fn put_settings(
     seal_secrets(&state, &mut settings)?;
     let seen = headers.get(header::IF_MATCH).ok_or(Problem::NoIfMatch)?;
     let seen = seen.to_str().ok().and_then(version).ok_or(Problem::Stale)?;
-    match state.db.insert_settings(seen, &settings, state.clock.now(), &caller.principal).await {
-        Ok(version) => Ok(answer(version, settings)),
+    let version = save(&state, &caller, seen, &settings).await?;
+    Ok(answer(version, settings))
+}
+
+/// Saves settings, whose secrets are sealed, on top of the version that was seen; says which version they are.
+pub(super) async fn save(state: &AppState, caller: &Caller, seen: i64, settings: &Settings) -> Result<i64, Problem> {
+    match state.db.insert_settings(seen, settings, state.clock.now(), &caller.principal).await {
         Err(DbError::Conflict(_)) => Err(Problem::Stale),
-        Err(other) => Err(other.into()),
+        other => Ok(other?),
     }
 }
 

@@ -9,6 +9,8 @@ use garde::Validate as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
+/// Rows beyond are not read.
+const MOST_ROWS: usize = 1000;
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
 /// See the module.
@@ -54,7 +56,7 @@ impl Draft {
     /// How many rows there are.
     pub fn rows(&self, path: &str) -> usize {
         let index = |name: &String| name.strip_prefix(path)?.strip_prefix('[')?.split_once(']')?.0.parse::<usize>().ok();
-        self.0.keys().filter_map(index).max().map_or(0, |last| last + 1)
+        self.0.keys().filter_map(index).filter(|row| *row < MOST_ROWS).max().map_or(0, |last| last + 1)
     }
 
     /// One more row; nothing when there are no such rows.
@@ -181,8 +183,9 @@ impl Draft {
             Control::Certificates => json!(certificates(text)),
             Control::Pairs => {
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-                let pairs: Option<Map<String, Value>> =
-                    lines.map(|line| line.split_once('=').map(|(key, value)| (key.trim().to_owned(), json!(value.trim())))).collect();
+                let pairs: Option<Map<String, Value>> = lines
+                    .map(|line| line.split_once('=').map(|(key, value)| (key.trim().to_owned(), json!(value.trim()))))
+                    .collect();
                 number(pairs.map(Value::Object), "a list of lines such as eu-west-1=ami-0123456789abcdef0")
             }
             Control::SignIn => self.sign_in(name, names),

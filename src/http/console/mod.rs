@@ -19,6 +19,7 @@ mod frame;
 mod hosts;
 mod overview;
 mod session;
+mod settings;
 mod sign_in;
 mod words;
 
@@ -41,6 +42,7 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
+        .merge(settings::routes())
         .route("/console/{*rest}", get(nothing))
         .layer(CompressionLayer::new())
         .layer(from_fn_with_state(state.clone(), doors::pass));
