@@ -14,6 +14,8 @@
 pub mod serve;
 pub mod state;
 
+mod audit;
+mod audit_log;
 mod auth;
 mod connection;
 mod console;

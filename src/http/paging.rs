@@ -38,6 +38,11 @@ pub(super) fn read(cursor: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>
     row().map(Some).ok_or_else(unknown_cursor)
 }
 
+/// Postgres keeps this time, and so do cursors.
+pub(super) fn is_storable(at: DateTime<Utc>) -> bool {
+    (0..LATEST_MICROS).contains(&at.timestamp_micros())
+}
+
 /// For cursors of every kind.
 pub(super) fn unknown_cursor() -> Problem {
     Problem::Malformed("Correct the query: \"cursor\" is not one that this list gave.".to_owned())

@@ -37,6 +37,8 @@ const ROUTES: &[(&str, &str, [bool; 3])] = &[
     ("POST", "/api/v1/images/{id}/promote", [false, true, false]),
     ("POST", "/api/v1/images/{id}/retire", [false, true, false]),
     ("GET", "/api/v1/events", [false, true, true]),
+    ("GET", "/api/v1/audit", [false, true, true]),
+    ("GET", "/api/v1/audit/check", [false, true, true]),
     ("GET", "/api/v1/settings", [false, true, true]),
     ("PUT", "/api/v1/settings", [false, true, false]),
     ("POST", "/api/v1/settings/checks", [false, true, false]),

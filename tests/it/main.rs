@@ -13,6 +13,8 @@ mod api_support;
 mod api_tls;
 mod api_volumes;
 mod api_wait;
+mod audit;
+mod audit_chain;
 mod bad_start;
 mod cache_rules;
 mod cache_scenes;
