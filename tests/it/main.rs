@@ -46,6 +46,7 @@ mod kills;
 mod leases;
 mod lifecycle;
 mod limits;
+mod many_rows;
 mod onhost;
 mod onhost_isolation;
 mod onhost_volumes;

@@ -1,6 +1,7 @@
 //! What the console needs beside the rest of the service: how it is reached, and how often somebody may try to sign in.
 
 use super::hosts::Hosts;
+use super::live::Hub;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -18,6 +19,8 @@ pub(in crate::http) struct Console {
     pub(super) hosts: Hosts,
     /// Browsers reach it over TLS, ours or a proxy's.
     pub(super) secure: bool,
+    /// Those who follow a page.
+    pub(super) hub: Hub,
     attempts: DefaultKeyedRateLimiter<Option<IpAddr>>,
 }
 
@@ -25,7 +28,7 @@ impl Console {
     pub(in crate::http) fn new(hosts: Hosts, secure: bool) -> Self {
         let burst = NonZeroU32::new(ATTEMPTS).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(ATTEMPT_EVERY).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst);
-        Self { hosts, secure, attempts: RateLimiter::keyed(quota) }
+        Self { hosts, secure, hub: Hub::default(), attempts: RateLimiter::keyed(quota) }
     }
 
     /// Counts an attempt to sign in.

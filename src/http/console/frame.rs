@@ -3,11 +3,12 @@
 //! Not here: what is in a page (the file of its tab), the headers of its answer (`doors`).
 
 use super::session::{Session, Theme};
-use super::{assets, words};
+use super::{assets, live, words};
 use crate::http::problem::Problem;
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
+use chrono::SecondsFormat;
 
 /// A place in the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub(super) struct Frame {
     /// What is looked at, for the stream of changes.
     of: String,
     notice: Option<&'static str>,
+    /// By which the browser lets ages run.
+    now: Option<String>,
 }
 
 #[derive(Template)]
@@ -88,6 +91,11 @@ impl Page<'_> {
 
     fn tabs(&self) -> [Tab; 7] {
         Tab::ALL
+    }
+
+    /// Where the changes of the live part come from.
+    fn stream(&self) -> String {
+        words::with_query("/console/live", &[("of", self.frame.of.as_str()), ("seen", &live::mark(&self.parts.live))])
     }
 
     fn is_here(&self, tab: &Tab) -> bool {
@@ -114,16 +122,13 @@ impl Frame {
             who: Some((session.caller.principal.clone(), session.caller.role.as_str())),
             of: words::without(uri, "done"),
             notice: words::field(uri, "done").and_then(|word| words::done(&word)),
+            now: Some(session.now.to_rfc3339_opts(SecondsFormat::Millis, true)),
         }
     }
 
     /// For somebody who is not.
     pub(super) fn outside(title: &str, theme: Theme) -> Self {
-        Self { title: title.to_owned(), theme, tab: None, who: None, of: String::new(), notice: None }
-    }
-
-    fn live(&self) -> String {
-        words::with_query("/console/live", &[("of", &self.of)])
+        Self { title: title.to_owned(), theme, tab: None, who: None, of: String::new(), notice: None, now: None }
     }
 }
 

@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::CookieJar;
+use chrono::{DateTime, Utc};
 use governor::clock::{Clock as _, DefaultClock};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +31,8 @@ pub(super) struct Session {
     pub(super) form_token: String,
     /// As the browser keeps it.
     pub(super) theme: Theme,
+    /// When it asked.
+    pub(super) now: DateTime<Utc>,
     name: String,
 }
 
@@ -94,14 +97,15 @@ impl Session {
 
     async fn find(state: &AppState, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
         let Some(name) = name(state, headers) else { return Ok(None) };
-        let found = state.db.find_session(&state.sealer.session_hashes(&name), state.clock.now()).await?;
+        let now = state.clock.now();
+        let found = state.db.find_session(&state.sealer.session_hashes(&name), now).await?;
         let Some(caller) = found else { return Ok(None) };
         state
             .rate
             .check_key(&caller.principal)
             .map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
         tracing::Span::current().record("principal", &caller.principal);
-        Ok(Some(Self { caller, form_token: state.sealer.form_token(&name), theme: theme(headers), name }))
+        Ok(Some(Self { caller, form_token: state.sealer.form_token(&name), theme: theme(headers), now, name }))
     }
 }
 

@@ -1,5 +1,7 @@
 //! How pages say times, lengths, sizes, ids and states: one way each, everywhere.
 //!
+//! Templates pass what they have by reference, so these functions take numbers so too.
+//!
 //! A time is shown as its age, and has the exact time beside it for whoever wants it; the script lets ages count.
 
 use askama::filters::HtmlSafe;
@@ -36,6 +38,28 @@ impl fmt::Display for Ago {
     }
 }
 
+/// A moment itself.
+pub(super) struct Moment(DateTime<Utc>);
+
+/// See [`Moment`].
+pub(super) fn moment(at: &DateTime<Utc>) -> Moment {
+    Moment(*at)
+}
+
+impl HtmlSafe for Moment {}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let iso = self.0.to_rfc3339_opts(SecondsFormat::Millis, true);
+        write!(f, r#"<time datetime="{iso}">{}</time>"#, self.0.format("%Y-%m-%d %H:%M:%S UTC"))
+    }
+}
+
+/// From one moment to a later one.
+pub(super) fn between(from: &DateTime<Utc>, to: &DateTime<Utc>) -> String {
+    span(&(*to - *from))
+}
+
 /// A length: two units at most, such as `1 min 20 s`.
 pub(super) fn span(length: &TimeDelta) -> String {
     let ms = length.num_milliseconds().max(0);
@@ -50,20 +74,54 @@ pub(super) fn span(length: &TimeDelta) -> String {
 }
 
 /// A size, binary units.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: &u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, bits)| bytes >> bits > 0) {
         Some((unit, bits)) => {
-            let tenths = bytes.saturating_mul(10) >> bits;
+            let tenths = u128::from(*bytes) * 10 >> bits;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} B"),
     }
 }
 
+/// A size that the database has as a signed number.
+pub(super) fn signed_bytes(size: &i64) -> String {
+    bytes(&u64::try_from(*size).unwrap_or(0))
+}
+
+/// A size in GiB.
+pub(super) fn gib(size: &i64) -> String {
+    signed_bytes(&size.saturating_mul(1 << 30))
+}
+
+/// [`percent`] of numbers that the database has signed.
+pub(super) fn share(part: &i64, whole: &i64) -> String {
+    percent(&u64::try_from(*part).unwrap_or(0), &u64::try_from(*whole).unwrap_or(0))
+}
+
+/// A number that is only seen when there is something to see.
+pub(super) struct Count(i64);
+
+/// See [`Count`].
+pub(super) fn count(number: &i64) -> Count {
+    Count(*number)
+}
+
+impl HtmlSafe for Count {}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str(r#"<span class="zero">0</span>"#),
+            number => number.fmt(f),
+        }
+    }
+}
+
 /// `part` of `whole` in percent; a dash of nothing.
-pub(super) fn percent(part: u64, whole: u64) -> String {
-    match (part * 100).checked_div(whole) {
+pub(super) fn percent(part: &u64, whole: &u64) -> String {
+    match (part * 100).checked_div(*whole) {
         Some(percent) => format!("{percent} %"),
         None => "–".to_owned(),
     }
@@ -107,6 +165,11 @@ impl fmt::Display for Short {
         let text = self.0.to_string();
         write!(f, r#"<code title="{text}">{}…{}</code>"#, &text[..8], &text[text.len() - 6..])
     }
+}
+
+/// The first characters of a text from outside.
+pub(super) fn head(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 /// What was done, for the page that follows.
@@ -157,8 +220,8 @@ mod tests {
     fn lengths_and_sizes_are_short() {
         let said = [80, 999, 1_000, 9_900, 59_000, 80_000, 3_600_000, 200_000_000].map(|ms| span(&TimeDelta::milliseconds(ms)));
         assert_eq!(said, ["0.0 s", "0.9 s", "1 s", "9.9 s", "59 s", "1 min 20 s", "1 h 0 min", "2 d 7 h"]);
-        assert_eq!([0, 1023, 1024, 1 << 30, 3 << 39].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.0 GiB", "1.5 TiB"]);
-        assert_eq!([percent(0, 0), percent(1, 3)], ["–", "33 %"]);
+        assert_eq!([0, 1023, 1024, 1 << 30, 3 << 39].map(|size| bytes(&size)), ["0 B", "1023 B", "1.0 KiB", "1.0 GiB", "1.5 TiB"]);
+        assert_eq!([percent(&0, &0), percent(&1, &3)], ["–", "33 %"]);
     }
 
     #[test]

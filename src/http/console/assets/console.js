@@ -13,16 +13,13 @@ function span(ms) {
   return m ? `${m} min ${s % 60} s` : `${s} s`;
 }
 
-let skew = 0;
-function measure() {
-  const now = document.querySelector("[data-now]");
-  if (now) skew = Date.now() - Date.parse(now.dataset.now);
-}
+const now = document.body.dataset.now;
+const skew = now ? Date.now() - Date.parse(now) : 0;
 
 function count() {
-  const now = Date.now() - skew;
+  const served = Date.now() - skew;
   for (const time of document.querySelectorAll("time[data-age]")) {
-    const ms = now - Date.parse(time.dateTime);
+    const ms = served - Date.parse(time.dateTime);
     const text = ms < 0 ? `in ${span(-ms)}` : span(ms);
     if (time.textContent !== text) time.textContent = text;
   }
@@ -78,7 +75,6 @@ function follow() {
     part.innerHTML = event.data;
     for (const { name, value } of live.attributes) part.setAttribute(name, value);
     morph(live, part);
-    measure();
     count();
   });
   stream.addEventListener("gone", () => location.reload());
@@ -138,7 +134,6 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-measure();
 count();
 setInterval(count, 1000);
 follow();
