@@ -129,6 +129,8 @@ async fn limits_below_what_is_there_are_told(pool: PgPool) {
     assert_eq!(warned[0]["what"], "limits.vms");
     let pool = &view["result"]["effect"]["pools"][0];
     assert_eq!((&pool["kept_before"], &pool["kept_after"], &pool["ends"]), (&json!(3), &json!(1), &json!(2)));
+    let view = scene.check(&json!({ "provider": "on_host", "preallocated": { "machine": 5 }, "limits": { "vms": 4 } })).await;
+    assert_eq!(view["result"]["effect"]["pools"][0]["starts"], 1, "the proposed limits leave one: {view}");
     assert_eq!(scene.bench.states().await, "available 3");
 }
 

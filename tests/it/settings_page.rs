@@ -6,6 +6,7 @@ use crate::settings_browser::{Browser, fields, with};
 use crate::support::Bench;
 use serde_json::json;
 use sqlx::PgPool;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;
 use vm_service::db::settings::Versioned;
@@ -46,6 +47,10 @@ async fn a_change_is_checked_saved_and_in_force_in_every_process(pool: PgPool) {
     let first = |text: &str| page.text.find(text).unwrap_or_else(|| panic!("{text} is missing"));
     assert!(first("id=\"preallocated-machine\"") < first("id=\"provider\""), "preallocation comes first");
     assert!(page.text.contains("Timeout for waiting for ssh to connect to VM") && page.text.contains("Default: 180000 ms"));
+
+    let ids: Vec<&str> = page.text.split(" id=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let distinct: BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(ids.len(), distinct.len(), "an id is there twice: {ids:?}");
 
     let changes = [("provider", "on_host"), ("preallocated.machine", "2"), ("resource_classes[1].price_per_hour", "0.1")];
     let path = check(&browser, &page, &changes).await;
