@@ -115,28 +115,6 @@ fn proposed(state: &AppState, draft: &Draft) -> Result<Settings, Vec<FormError>>
         let message = "needs the secret half of the access key".to_owned();
         vec![FormError { name: "ec2.authentication".to_owned(), message }]
     })?;
-    Ok(proposed) => {
-                let row = settings_checks::insert(&state, &caller, &filled.base, &proposed).await?;
-                return Ok(Redirect::to(&format!("/console/settings/checks/{}", row.view.id)).into_response());
-            }
-            Err(errors) => {
-                filled.errors = errors;
-                return show(&state, &session, &uri, StatusCode::UNPROCESSABLE_ENTITY, filled).await;
-            }
-        },
-        // Seen again with the week that is typed; what is wrong is told too.
-        _ => filled.errors = filled.draft.settings().err().unwrap_or_default(),
-    }
-    show(&state, &session, &uri, StatusCode::OK, filled).await
-}
-
-/// What the form says, with its secrets sealed.
-fn proposed(state: &AppState, draft: &Draft) -> Result<Settings, Vec<FormError>> {
-    let mut proposed = draft.settings()?;
-    settings::seal_secrets(state, &mut proposed).map_err(|problem| {
-        let message = problem.detail().to_owned();
-        vec![FormError { name: "ec2.authentication".to_owned(), message: format!("needs the secret half of the key: {message}") }]
-    })?;
     Ok(proposed)
 }
 
