@@ -43,7 +43,7 @@ pub(super) fn routes() -> Router<AppState> {
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
-fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
+fn text<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
     fields.iter().find(|(field, _)| field == name).map_or("", |(_, text)| text.as_str())
 }
 
