@@ -33,6 +33,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_checks;
 mod settings_history;
 mod task_list;
 mod task_wait;
@@ -41,6 +42,7 @@ mod tls;
 mod vm_hold;
 mod vms;
 mod volumes;
+mod waiting;
 
 pub use console::Hosts;
 pub use metrics::metrics_router;

@@ -26,6 +26,7 @@ mod live;
 mod overview;
 mod phases;
 mod session;
+mod settings;
 mod sign_in;
 mod task;
 mod tasks;
@@ -67,6 +68,7 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
         .merge(changes())
+        .merge(settings::routes())
         .route("/console/{*rest}", get(nothing))
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(CompressionLayer::new())
