@@ -11,6 +11,7 @@ use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::guest::linux::LinuxGuest;
+use crate::http::Hosts;
 use crate::http::serve::{HttpConfig, Listener};
 use crate::http::state::AppState;
 use crate::loops::settings::TakeSettings;
@@ -46,6 +47,7 @@ pub(super) struct Service {
     problem: watch::Receiver<Option<String>>,
     clock: Arc<ServiceClock>,
     server: Server,
+    console_hosts: Vec<String>,
 }
 
 /// What a service is made of.
@@ -64,6 +66,8 @@ pub(super) struct Parts {
     pub providers: Providers,
     /// In force while none are saved.
     pub seed: Settings,
+    /// Names under which the console answers.
+    pub console_hosts: Vec<String>,
 }
 
 impl Service {
@@ -88,9 +92,9 @@ impl Service {
         if seed.version == 0 {
             take.take(seed).await?;
         }
-        let server = parts.server.clone();
+        let (server, console_hosts) = (parts.server.clone(), parts.console_hosts.clone());
         let world = world(parts, clock.clone(), follow);
-        Ok(Self { world, take, problem, clock, server })
+        Ok(Self { world, take, problem, clock, server, console_hosts })
     }
 
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
@@ -117,7 +121,11 @@ impl Service {
         let measured = tokio::spawn(keep_measuring(self.world.db.clone(), self.clock.clone(), stop.clone()));
         let serving = async {
             match listener {
-                Some(listener) => http::serve::serve(listener, state).await.context("serving the API"),
+                Some(listener) => {
+                    let hosts = Hosts::new(&self.console_hosts, listener.address.ip());
+                    let state = state.with_console(hosts, listener.is_encrypted());
+                    http::serve::serve(listener, state).await.context("serving the API")
+                }
                 None => Ok(()),
             }
         };
@@ -246,7 +254,8 @@ async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Par
     };
     let providers = Providers::new(providers);
     let seed = config.settings_seed.clone().unwrap_or_default();
-    Ok(Parts { server, db, sealer, installation, outbound: config.outbound.clone(), providers, seed })
+    let (outbound, console_hosts) = (config.outbound.clone(), config.console_hosts.clone());
+    Ok(Parts { server, db, sealer, installation, outbound, providers, seed, console_hosts })
 }
 
 /// Who we are: as configured, or as the database says.

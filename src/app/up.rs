@@ -98,7 +98,7 @@ async fn run(
     let url = listener.url();
     let Some(service) = told.run_until_cancelled(start(arguments, config, data, server)).await else { return Ok(()) };
     let service = service?;
-    tracing::info!(api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
+    tracing::info!(console = %format!("{url}/console"), api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = loops::serve_loops(&service.world);
     all.extend(loops::scaler_loops(&service.world));
     all.extend(loops::gc_loops(&service.world));
@@ -144,6 +144,7 @@ async fn assemble(data: &Path, config: &Config, server: Server, db: Db, network:
         outbound: config.outbound.clone(),
         providers: Providers::new(vec![provider]),
         seed,
+        console_hosts: config.console_hosts.clone(),
     })
 }
 

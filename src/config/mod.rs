@@ -33,6 +33,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// Who we are; none: the database makes it up. With it a lost database finds its machines again.
     pub installation: Option<InstallationId>,
+    /// Names under which the console answers, beside those of this machine and of the address that it listens on.
+    pub console_hosts: Vec<String>,
 }
 
 /// The guide's `POSTGRES_*` names.
@@ -68,6 +70,7 @@ impl Config {
             host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
             outbound: outbound(&values, &mut mistakes),
             installation: installation(&values, &mut mistakes),
+            console_hosts: list(&values, "VM_SERVICE_CONSOLE_HOSTS").collect(),
         };
         if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
     }

@@ -32,14 +32,19 @@ impl Db {
     pub async fn list_volume_views(&self, filter: &VolumeFilter) -> Result<Vec<VolumeView>, DbError> {
         let rows = sqlx::query!(
             r#"-- volume_list::list_volume_views
+               with uses as (
+                   select project_id, count(*) as jobs, count(*) filter (where hit) as hits from vms.cache_uses
+                   where ($2::text is null or project_id = $2)
+                     and ($3::uuid is null or project_id = (select project_id from vms.volumes where id = $3))
+                   group by project_id
+               )
                select u.id as "id: VolumeId", u.project_id, u.cache_trust as "trust: Trust", u.architecture, u.store as "store: Store",
                       u.engine_major, u.state as "state: VolumeState", u.reason, u.provider, u.provider_id, u.zone, u.size_gib, u.used_bytes,
                       coalesce((select g.id from vms.generations g where g.volume_id = u.id and g.state in ('creating', 'good')
                                 order by g.created_at desc limit 1), u.parent_id) as "generation: GenerationId",
                       u.jobs, u.vm_id as "vm_id: VmId", u.created_at, u.last_used_at, u.hold_reason, u.hold_until,
-                      (select count(*) from vms.cache_uses c where c.project_id = u.project_id) as "uses!",
-                      (select count(*) from vms.cache_uses c where c.project_id = u.project_id and c.hit) as "hits!"
-               from vms.volumes u
+                      coalesce(c.jobs, 0) as "uses!", coalesce(c.hits, 0) as "hits!"
+               from vms.volumes u left join uses c on c.project_id = u.project_id
                where ($1::text is null and ($3::uuid is not null or u.state <> 'deleted') or u.state = $1)
                  and ($2::text is null or u.project_id = $2) and ($3::uuid is null or u.id = $3)
                  and ($4::timestamptz is null or (u.created_at, u.id) < ($4, $5))

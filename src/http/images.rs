@@ -11,6 +11,7 @@ use super::state::AppState;
 use crate::db::DbError;
 use crate::db::image_orders::{ImageOrder, OrderAnswer};
 use crate::db::images::ImageFilter;
+use crate::domain::access::Caller;
 use crate::domain::api::Page;
 use crate::domain::ids::{ImageId, ImageOrderId};
 use crate::domain::image::{ImageView, PromoteRequest, RegisterRequest, RegisteredImages, RetireRequest, ShareRequest};
@@ -138,9 +139,14 @@ async fn put_image_share(
     Path(id): Path<ImageId>,
     Json(request): Json<ShareRequest>,
 ) -> Result<axum::Json<ImageView>, Problem> {
-    let image = find(&state, id).await?;
+    set_share(&state, &caller, id, request).await.map(axum::Json)
+}
+
+/// Gives a candidate its share.
+pub(super) async fn set_share(state: &AppState, caller: &Caller, id: ImageId, request: ShareRequest) -> Result<ImageView, Problem> {
+    let image = find(state, id).await?;
     match state.db.set_image_share(id, request.share, &caller.principal, state.clock.now()).await {
-        Ok(true) => find(&state, id).await.map(axum::Json),
+        Ok(true) => find(state, id).await,
         Ok(false) => Err(Problem::Conflict(format!("The image is {}: only a candidate has a share.", image.state))),
         Err(DbError::LimitReached(_)) => Err(Problem::Conflict(
             "The candidates would get more than all launches: give this one, or others, a smaller share.".to_owned(),
@@ -166,16 +172,21 @@ async fn promote_image(
     Path(id): Path<ImageId>,
     Json(request): Json<PromoteRequest>,
 ) -> Result<axum::Json<ImageView>, Problem> {
-    let image = find(&state, id).await?;
+    promote(&state, &caller, id, request).await.map(axum::Json)
+}
+
+/// Promotes an image.
+pub(super) async fn promote(state: &AppState, caller: &Caller, id: ImageId, request: PromoteRequest) -> Result<ImageView, Problem> {
+    let image = find(state, id).await?;
     if image.state == ImageState::Promoted {
-        return Ok(axum::Json(image));
+        return Ok(image);
     }
     if !request.force {
         let judged = may_promote(&image.figures, image.promoted.as_ref());
         judged.map_err(|why| Problem::Conflict(format!("{why} With \"force\" it is promoted all the same.")))?;
     }
     if state.db.promote_image(id, request.force, &caller.principal, state.clock.now()).await? {
-        return find(&state, id).await.map(axum::Json);
+        return find(state, id).await;
     }
     Err(Problem::Conflict(match image.missing_at {
         Some(since) => format!("The image is gone at its provider since {since}: no launch could take it."),
@@ -199,9 +210,14 @@ async fn retire_image(
     Path(id): Path<ImageId>,
     Json(request): Json<RetireRequest>,
 ) -> Result<axum::Json<ImageView>, Problem> {
-    let image = find(&state, id).await?;
+    retire(&state, &caller, id, &request).await.map(axum::Json)
+}
+
+/// Retires an image.
+pub(super) async fn retire(state: &AppState, caller: &Caller, id: ImageId, request: &RetireRequest) -> Result<ImageView, Problem> {
+    let image = find(state, id).await?;
     if image.state == ImageState::Retired {
-        return Ok(axum::Json(image));
+        return Ok(image);
     }
     if state.settings.borrow().settings.named_images().contains(image.provider_id.as_str()) {
         return Err(Problem::Conflict(format!(
@@ -210,12 +226,13 @@ async fn retire_image(
         )));
     }
     if state.db.retire_image(id, &request.reason, &caller.principal, state.clock.now()).await? {
-        return find(&state, id).await.map(axum::Json);
+        return find(state, id).await;
     }
     Err(Problem::Conflict(format!("The image is {}: only a candidate or the promoted one is retired.", image.state)))
 }
 
-async fn find(state: &AppState, id: ImageId) -> Result<ImageView, Problem> {
+/// The image.
+pub(super) async fn find(state: &AppState, id: ImageId) -> Result<ImageView, Problem> {
     let filter = ImageFilter { ids: Some(vec![id]), limit: 1, ..ImageFilter::default() };
     let image = state.db.list_image_views(&filter).await?.into_iter().next();
     image.ok_or_else(|| Problem::NotFound(format!("There is no image {id}: check the id.")))

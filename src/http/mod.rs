@@ -7,6 +7,7 @@
 //! Calls: nothing else. Runs: in `serve` and `up`; any number of copies.
 //!
 //!     socket → serve, guard, tls → envelope → auth → extract → tasks | vms | events | settings | health → db
+//!                                           → console → the same functions, as pages
 //!
 //! Not here: what becomes of an intent (`loops`), SQL (`db`), what answers look like (`domain::api`).
 
@@ -15,6 +16,7 @@ pub mod state;
 
 mod auth;
 mod connection;
+mod console;
 mod docs;
 mod envelope;
 mod events;
@@ -36,4 +38,5 @@ mod vm_hold;
 mod vms;
 mod volumes;
 
+pub use console::Hosts;
 pub use router::{broken_router, document, enveloped, router};

@@ -43,7 +43,8 @@ pub(super) fn unknown_cursor() -> Problem {
     Problem::Malformed("Correct the query: \"cursor\" is not one that this list gave.".to_owned())
 }
 
-fn write(at: DateTime<Utc>, id: Uuid) -> String {
+/// The cursor that names a row.
+pub(super) fn write(at: DateTime<Utc>, id: Uuid) -> String {
     let mut bytes = at.timestamp_micros().to_be_bytes().to_vec();
     bytes.extend_from_slice(id.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)

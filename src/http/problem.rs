@@ -27,6 +27,8 @@ pub(super) enum Problem {
     NotFound(String),
     /// The path exists for other methods.
     MethodNotAllowed,
+    /// Sent under a name that is not ours.
+    Misdirected(String),
     /// The body did not arrive in time.
     TooSlow,
     /// Another body under the same id, or an illegal move.
@@ -78,13 +80,14 @@ impl Problem {
         Self::Impossible(detail, vec![FieldError { field: field.to_owned(), message }])
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
@@ -98,11 +101,12 @@ impl Problem {
         }
     }
 
-    fn detail(&self) -> &str {
+    pub(super) fn detail(&self) -> &str {
         match self {
             Self::Malformed(text)
             | Self::Forbidden(text)
             | Self::NotFound(text)
+            | Self::Misdirected(text)
             | Self::Conflict(text)
             | Self::Impossible(text, _)
             | Self::Configuration(text) => text,
@@ -130,6 +134,19 @@ impl Problem {
         }
     }
 
+    /// What is wrong with each field.
+    pub(super) fn errors(&self) -> &[FieldError] {
+        match self {
+            Self::Impossible(_, errors) => errors,
+            _ => &[],
+        }
+    }
+
+    /// Whole seconds, rounded up: who waits that long is served.
+    pub(super) fn retry_seconds(&self) -> Option<u64> {
+        self.retry_after().map(|wait| (wait + ALMOST_A_SECOND).as_secs().max(1))
+    }
+
     fn log(&self, request_id: &str) {
         match self {
             Self::Defect(cause) => tracing::error!(request_id, cause, "a request met a defect"),
@@ -149,26 +166,41 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Gives every answer that is not a success its document, and logs what must be logged.
-pub(super) fn render(mut response: Response, request_id: &str) -> Response {
+/// An answer that has its form already: a page of the console.
+#[derive(Clone)]
+struct Shown;
+
+/// Keeps [`render`] from an answer that was given its form.
+pub(super) fn leave_alone(response: &mut Response) {
+    response.extensions_mut().insert(Shown);
+}
+
+/// The problem of an answer that is not a success, for whoever shows it; what must be logged is logged.
+pub(super) fn take(response: &mut Response, request_id: &str) -> Option<Problem> {
     let status = response.status();
-    let problem = match response.extensions_mut().remove::<Problem>() {
+    let extensions = response.extensions_mut();
+    if extensions.get::<Shown>().is_some() {
+        return None;
+    }
+    let problem = match extensions.remove::<Problem>() {
         Some(problem) => problem,
         None if status == StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed,
         None if status.is_client_error() || status.is_server_error() => {
             Problem::Defect(format!("status {status} without a document"))
         }
-        None => return response,
+        None => return None,
     };
     problem.log(request_id);
-    let errors = match &problem {
-        Problem::Impossible(_, errors) => errors.as_slice(),
-        _ => &[],
-    };
+    Some(problem)
+}
+
+/// Gives every answer that is not a success its document.
+pub(super) fn render(mut response: Response, request_id: &str) -> Response {
+    let Some(problem) = take(&mut response, request_id) else { return response };
     let document = ProblemDetails::from_status_code(problem.status())
         .with_type(ProblemType::default())
         .with_detail(problem.detail())
-        .with_extensions(Extensions { request_id, errors });
+        .with_extensions(Extensions { request_id, errors: problem.errors() });
     let mut rendered = JsonProblemDetails::from(document).into_response();
     let headers = rendered.headers_mut();
     if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
@@ -177,9 +209,8 @@ pub(super) fn render(mut response: Response, request_id: &str) -> Response {
     if matches!(problem, Problem::Unauthorized(_)) {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"vm-service\""));
     }
-    if let Some(wait) = problem.retry_after() {
-        // Whole seconds, rounded up: who waits that long is served.
-        headers.insert(header::RETRY_AFTER, HeaderValue::from((wait + ALMOST_A_SECOND).as_secs().max(1)));
+    if let Some(seconds) = problem.retry_seconds() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     rendered
 }

@@ -5,7 +5,7 @@
 use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
-use super::{auth, docs, events, health, images, openapi, settings, task_list, tasks, vm_hold, vms, volumes};
+use super::{auth, console, docs, events, health, images, openapi, settings, task_list, tasks, vm_hold, vms, volumes};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
 use axum::routing::get;
@@ -40,7 +40,8 @@ pub fn document() -> OpenApi {
     openapi::finish(guarded().merge(health::open_routes()).into_openapi())
 }
 
-/// The whole API. Without a token: `/status`, and the static page at `/docs`, which holds no data and asks for a token itself.
+/// The whole API, and the console, which has sessions of its own. Without a token: `/status`, and the static page at `/docs`, which holds
+/// no data and asks for a token itself.
 pub fn router(state: AppState) -> Router {
     let document = Arc::new(document());
     let openapi = get(move |auth::Anyone(_): auth::Anyone| async move { Json((*document).clone()) });
@@ -50,6 +51,7 @@ pub fn router(state: AppState) -> Router {
     let router = guarded
         .merge(open)
         .merge(docs::routes())
+        .merge(console::routes(&state))
         .fallback(|| async { Problem::NotFound("There is nothing at this path: /docs shows what there is.".to_owned()) })
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(BODY_MAX));

@@ -122,6 +122,11 @@ pub async fn bind(config: &HttpConfig) -> Result<Listener, BindError> {
 }
 
 impl Listener {
+    /// Whether its callers reach it over TLS, ours or a proxy's.
+    pub fn is_encrypted(&self) -> bool {
+        self.certificate.is_some() || self.config.behind_tls_proxy
+    }
+
     /// For people: `http://127.0.0.1:3001`.
     pub fn url(&self) -> String {
         let scheme = if self.certificate.is_some() { "https" } else { "http" };
@@ -156,7 +161,8 @@ pub async fn serve_router(listener: Listener, router: Router, stop: Cancellation
         stop.cancelled().await;
         handle.graceful_shutdown(Some(config.grace));
     });
-    let service = router.into_make_service();
+    // Who connects: attempts to sign in are counted by address.
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     tracing::info!(%address, tls = certificate.is_some(), behind_tls_proxy = config.behind_tls_proxy, "listening");
     match certificate {
         None => server.acceptor(Guard { inner: DefaultAcceptor, slots, idle, stall }).serve(service).await,

@@ -3,6 +3,7 @@
 //! Reads: live settings and the configuration's problem from whoever feeds their channels (`app`).
 //! Not here: who calls (`auth`).
 
+use super::console::{Console, Hosts};
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
@@ -63,10 +64,11 @@ pub struct AppState {
     /// How much one request may take.
     pub limits: Limits,
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
+    pub(super) console: Arc<Console>,
 }
 
 impl AppState {
-    /// With the default limits and no skew.
+    /// With the default limits, no skew, and a console for this machine alone.
     pub fn new(
         db: Db,
         sealer: Arc<Sealer>,
@@ -77,7 +79,8 @@ impl AppState {
     ) -> Self {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits) }
+        let console = Arc::new(Console::new(Hosts::default(), false));
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), console }
     }
 
     /// With other limits.
@@ -85,6 +88,13 @@ impl AppState {
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self.rate = rate(limits);
+        self
+    }
+
+    /// With a console that answers to these names; `secure`: browsers reach it over TLS.
+    #[must_use]
+    pub fn with_console(mut self, hosts: Hosts, secure: bool) -> Self {
+        self.console = Arc::new(Console::new(hosts, secure));
         self
     }
 

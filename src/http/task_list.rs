@@ -8,6 +8,7 @@ use super::problem::Problem;
 use super::state::AppState;
 use super::{paging, task_wait};
 use crate::db::events::EventFilter;
+use crate::db::rows::TaskRow;
 use crate::db::tasks::TaskFilter;
 use crate::domain::api::{EventView, Page, TaskView};
 use crate::domain::ids::TaskId;
@@ -79,13 +80,19 @@ async fn timeline(
     Path(id): Path<TaskId>,
 ) -> Result<Json<Page<EventView>>, Problem> {
     let row = task_wait::find(&state, &caller, id).await?;
+    Ok(Json(Page { items: told(&state, &row).await?, next_cursor: None }))
+}
+
+/// What belongs to a task's timeline, oldest first.
+pub(super) async fn told(state: &AppState, row: &TaskRow) -> Result<Vec<EventView>, Problem> {
+    let id = row.view.id;
     let of_task = EventFilter { task: Some(id), limit: TIMELINE_MAX, ..EventFilter::default() };
     let mut items = state.db.list_events(&of_task).await?;
-    if let Some(vm) = row.view.vm {
+    if let Some(vm) = &row.view.vm {
         let of_vm = EventFilter { vm: Some(vm.id), limit: TIMELINE_MAX, ..EventFilter::default() };
         let phases = state.db.list_events(&of_vm).await?;
         items.extend(phases.into_iter().filter(|event| event.task_id.is_none() && PHASES.contains(&event.kind.as_str())));
         items.sort_by_key(|event| event.id);
     }
-    Ok(Json(Page { items, next_cursor: None }))
+    Ok(items)
 }

@@ -139,10 +139,15 @@ async fn delete_task(
     Dispatcher(caller): Dispatcher,
     Path(id): Path<TaskId>,
 ) -> Result<Response, Problem> {
-    task_wait::find(&state, &caller, id).await?;
-    state.db.release_task(id, state.clock.now()).await?;
-    let row = task_wait::find(&state, &caller, id).await?;
+    let row = release(&state, &caller, id).await?;
     answer(&state, &caller, StatusCode::OK, row)
+}
+
+/// Ends a task that this caller may see.
+pub(super) async fn release(state: &AppState, caller: &Caller, id: TaskId) -> Result<TaskRow, Problem> {
+    task_wait::find(state, caller, id).await?;
+    state.db.release_task(id, state.clock.now()).await?;
+    task_wait::find(state, caller, id).await
 }
 
 async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskRequest) -> Result<Response, Problem> {

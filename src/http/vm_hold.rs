@@ -35,8 +35,13 @@ async fn put_hold(
     Path(id): Path<VmId>,
     Json(request): Json<HoldRequest>,
 ) -> Result<axum::Json<VmView>, Problem> {
+    hold(&state, &caller, id, request).await.map(axum::Json)
+}
+
+/// Holds a VM.
+pub(super) async fn hold(state: &AppState, caller: &Caller, id: VmId, request: HoldRequest) -> Result<VmView, Problem> {
     let until = end(&request, state.clock.now())?;
-    set(&state, &caller, id, Some(&Hold { reason: request.reason, until })).await
+    set(state, caller, id, Some(&Hold { reason: request.reason, until })).await
 }
 
 /// Lets go of a VM: the usual rules apply again.
@@ -49,18 +54,23 @@ async fn delete_hold(
     Operator(caller): Operator,
     Path(id): Path<VmId>,
 ) -> Result<axum::Json<VmView>, Problem> {
-    let vm = vms::find(&state, id).await?;
-    if vm.hold.is_none() {
-        return Ok(axum::Json(vm));
-    }
-    set(&state, &caller, id, None).await
+    let_go(&state, &caller, id).await.map(axum::Json)
 }
 
-async fn set(state: &AppState, caller: &Caller, id: VmId, hold: Option<&Hold>) -> Result<axum::Json<VmView>, Problem> {
+/// Lets go of a VM.
+pub(super) async fn let_go(state: &AppState, caller: &Caller, id: VmId) -> Result<VmView, Problem> {
+    let vm = vms::find(state, id).await?;
+    if vm.hold.is_none() {
+        return Ok(vm);
+    }
+    set(state, caller, id, None).await
+}
+
+async fn set(state: &AppState, caller: &Caller, id: VmId, hold: Option<&Hold>) -> Result<VmView, Problem> {
     let done = state.db.set_vm_hold(id, hold, &caller.principal, state.clock.now()).await?;
     let vm = vms::find(state, id).await?;
     if done || hold.is_none() {
-        return Ok(axum::Json(vm));
+        return Ok(vm);
     }
     Err(Problem::Conflict(format!("The VM is {}: hold one whose end has not begun.", vm.state)))
 }

@@ -83,11 +83,16 @@ async fn delete_vm(
     Operator(caller): Operator,
     Path(id): Path<VmId>,
 ) -> Result<axum::Json<VmView>, Problem> {
-    find(&state, id).await?;
-    state.db.terminate_vms(&[id], None, &by_operator(&caller), state.clock.now()).await?;
-    let vm = find(&state, id).await?;
+    terminate(&state, &caller, id).await.map(axum::Json)
+}
+
+/// Begins the end of a VM.
+pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId) -> Result<VmView, Problem> {
+    find(state, id).await?;
+    state.db.terminate_vms(&[id], None, &by_operator(caller), state.clock.now()).await?;
+    let vm = find(state, id).await?;
     if matches!(vm.state, VmState::Terminating | VmState::Terminated) {
-        return Ok(axum::Json(vm));
+        return Ok(vm);
     }
     let until = vm.hold.map(|hold| format!(" until {}: {:?}", hold.until, hold.reason)).unwrap_or_default();
     Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with DELETE /api/v1/vms/{id}/hold.")))

@@ -86,11 +86,16 @@ async fn delete_volume(
     Operator(caller): Operator,
     Path(id): Path<VolumeId>,
 ) -> Result<axum::Json<VolumeView>, Problem> {
-    find(&state, id).await?;
+    delete(&state, &caller, id).await.map(axum::Json)
+}
+
+/// Begins the deletion of a volume.
+pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> Result<VolumeView, Problem> {
+    find(state, id).await?;
     state.db.delete_volume(id, &caller.principal, state.clock.now()).await?;
-    let volume = find(&state, id).await?;
+    let volume = find(state, id).await?;
     if matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted) {
-        return Ok(axum::Json(volume));
+        return Ok(volume);
     }
     Err(Problem::Conflict(match (&volume.hold, volume.vm_id) {
         (Some(hold), _) => {
@@ -114,8 +119,13 @@ async fn put_volume_hold(
     Path(id): Path<VolumeId>,
     Json(request): Json<HoldRequest>,
 ) -> Result<axum::Json<VolumeView>, Problem> {
+    hold(&state, &caller, id, request).await.map(axum::Json)
+}
+
+/// Holds a volume.
+pub(super) async fn hold(state: &AppState, caller: &Caller, id: VolumeId, request: HoldRequest) -> Result<VolumeView, Problem> {
     let until = end(&request, state.clock.now())?;
-    set(&state, &caller, id, Some(&Hold { reason: request.reason, until })).await
+    set(state, caller, id, Some(&Hold { reason: request.reason, until })).await
 }
 
 /// Lets go of a volume: the usual rules apply again.
@@ -128,23 +138,29 @@ async fn delete_volume_hold(
     Operator(caller): Operator,
     Path(id): Path<VolumeId>,
 ) -> Result<axum::Json<VolumeView>, Problem> {
-    let volume = find(&state, id).await?;
-    if volume.hold.is_none() {
-        return Ok(axum::Json(volume));
-    }
-    set(&state, &caller, id, None).await
+    let_go(&state, &caller, id).await.map(axum::Json)
 }
 
-async fn set(state: &AppState, caller: &Caller, id: VolumeId, hold: Option<&Hold>) -> Result<axum::Json<VolumeView>, Problem> {
+/// Lets go of a volume.
+pub(super) async fn let_go(state: &AppState, caller: &Caller, id: VolumeId) -> Result<VolumeView, Problem> {
+    let volume = find(state, id).await?;
+    if volume.hold.is_none() {
+        return Ok(volume);
+    }
+    set(state, caller, id, None).await
+}
+
+async fn set(state: &AppState, caller: &Caller, id: VolumeId, hold: Option<&Hold>) -> Result<VolumeView, Problem> {
     let done = state.db.set_volume_hold(id, hold, &caller.principal, state.clock.now()).await?;
     let volume = find(state, id).await?;
     if done || hold.is_none() {
-        return Ok(axum::Json(volume));
+        return Ok(volume);
     }
     Err(Problem::Conflict(format!("The volume is {}: hold one that is not being deleted.", volume.state)))
 }
 
-async fn find(state: &AppState, id: VolumeId) -> Result<VolumeView, Problem> {
+/// The volume.
+pub(super) async fn find(state: &AppState, id: VolumeId) -> Result<VolumeView, Problem> {
     let filter = VolumeFilter { id: Some(id), limit: 1, ..VolumeFilter::default() };
     let volume = state.db.list_volume_views(&filter).await?.into_iter().next();
     volume.ok_or_else(|| Problem::NotFound(format!("There is no volume {id}, or it was deleted some time ago: check the id.")))

@@ -1,6 +1,6 @@
 //! Keeps the hot tables small: what has ended moves to the history, and what is too old goes.
 //!
-//! Reads, writes: `tasks`, `vms`, `launches`, `history`, `events`. Runs: in `gc`; the cron library wakes it each quarter of an hour.
+//! Reads, writes: `tasks`, `vms`, `launches`, `history`, `events`, `sessions`. Runs: in `gc`; the cron library wakes it each quarter of an hour.
 
 use super::{Act, Loop, World};
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ impl Loop for History {
         while db.move_to_history(now).await? > 0 {}
         db.trim_history(now - TimeDelta::days(self.0.settings().history_days.into())).await?;
         db.trim_losses(now - LOSSES_STAY).await?;
+        db.trim_sessions(now).await?;
         db.note_schedule("history", now).await?;
         Ok(Vec::new())
     }

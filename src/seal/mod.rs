@@ -2,7 +2,7 @@
 //!
 //! A sealed value is: version byte 1, key id (4 bytes), nonce (12 bytes, random), ciphertext, tag. The associated data is the
 //! row's id. The newest key seals; during a rotation an older one still opens, because each value names its key.
-//! A token is kept as HMAC-SHA-256 under a key derived from the sealing key.
+//! A token is kept as HMAC-SHA-256 under a key derived from the sealing key; so is a session of the console, under another.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{digest, hkdf, hmac, rand};
@@ -41,6 +41,8 @@ struct Key {
     id: [u8; KEY_ID_LEN],
     aead: RandomizedNonceKey,
     tokens: hmac::Key,
+    sessions: hmac::Key,
+    forms: hmac::Key,
 }
 
 impl std::fmt::Debug for Sealer {
@@ -118,6 +120,33 @@ impl Sealer {
     pub fn token_hashes(&self, token: &str) -> Vec<Vec<u8>> {
         self.keys.iter().map(|key| hmac::sign(&key.tokens, token.as_bytes()).as_ref().to_vec()).collect()
     }
+
+    /// A fresh name of a session of the console: 256 random bits, for a cookie.
+    ///
+    /// # Errors
+    /// `BadKey` when the system has no randomness.
+    pub fn fresh_session() -> Result<Zeroizing<String>, SealError> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        rand::fill(bytes.as_mut()).map_err(|_| SealError::BadKey)?;
+        Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref())))
+    }
+
+    /// The keyed hashes of a session's name, one a key, newest first.
+    pub fn session_hashes(&self, session: &str) -> Vec<Vec<u8>> {
+        self.keys.iter().map(|key| hmac::sign(&key.sessions, session.as_bytes()).as_ref().to_vec()).collect()
+    }
+
+    /// What every form of a session carries: nobody can say it who does not know the session's name or a page of it.
+    pub fn form_token(&self, session: &str) -> String {
+        let tag = self.keys.first().map(|key| hmac::sign(&key.forms, session.as_bytes()));
+        tag.map(|tag| URL_SAFE_NO_PAD.encode(tag.as_ref())).unwrap_or_default()
+    }
+
+    /// Whether a form of this session carries this.
+    pub fn is_form_token(&self, session: &str, shown: &str) -> bool {
+        let Ok(tag) = URL_SAFE_NO_PAD.decode(shown) else { return false };
+        self.keys.iter().any(|key| hmac::verify(&key.forms, session.as_bytes(), &tag).is_ok())
+    }
 }
 
 /// SHA-256, for fingerprints of things that are not secret.
@@ -134,13 +163,17 @@ impl Key {
         let aead = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| SealError::BadKey)?;
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"vm-service").extract(&bytes);
         let mut id = [0; KEY_ID_LEN];
-        let mut token_key = Zeroizing::new([0_u8; 32]);
         let expand = |info: &[u8], out: &mut [u8]| {
             derived.expand(&[info], Length(out.len())).and_then(|okm| okm.fill(out)).map_err(|_| SealError::BadKey)
         };
         expand(b"key id", &mut id)?;
-        expand(b"api tokens", token_key.as_mut())?;
-        Ok(Self { id, aead, tokens: hmac::Key::new(hmac::HMAC_SHA256, token_key.as_ref()) })
+        let derive = |info: &[u8]| {
+            let mut derived = Zeroizing::new([0_u8; 32]);
+            expand(info, derived.as_mut())?;
+            Ok(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+        };
+        let (tokens, sessions, forms) = (derive(b"api tokens")?, derive(b"console sessions")?, derive(b"console forms")?);
+        Ok(Self { id, aead, tokens, sessions, forms })
     }
 }
 
@@ -196,6 +229,18 @@ mod tests {
         assert!(after.open(row, &during.seal(row, b"x").unwrap()).is_ok());
         assert!(during.token_hashes("t").contains(&before.token_hashes("t")[0]));
         assert_ne!(before.token_hashes("t"), after.token_hashes("t"));
+    }
+
+    #[test]
+    fn a_form_belongs_to_its_session_also_during_a_rotation() {
+        let (old, new) = (Sealer::fresh_key().unwrap(), Sealer::fresh_key().unwrap());
+        let shown = sealer(&[&old]).form_token("one");
+        assert!(sealer(&[&new, &old]).is_form_token("one", &shown));
+        assert!(!sealer(&[&old]).is_form_token("other", &shown));
+        assert!(!sealer(&[&new]).is_form_token("one", &shown));
+        for bad in ["", "x", &shown[1..]] {
+            assert!(!sealer(&[&old]).is_form_token("one", bad), "{bad}");
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod kills;
 mod leases;
 mod lifecycle;
 mod limits;
+mod many_rows;
 mod onhost;
 mod onhost_isolation;
 mod onhost_volumes;

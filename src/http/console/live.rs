@@ -1,0 +1,242 @@
+//! Pages that follow the service: all who look at the same thing share one *look*, and are sent its part again when it shows something
+//! else. Ages do not count: the browser lets them run.
+//!
+//! A look is taken when something changed anywhere (`db::wake`), at the latest every [`LOOK_AGAIN`], and rests at least a second and a
+//! hundred times as long as it took: it costs at most one percent of a core, however much happens. Nobody looks, and it is over.
+//!
+//! Reads: what the pages read; `db` (sessions, wake-ups). Runs: a look while somebody follows it; a stream until its reader leaves, its
+//! session or its time is over, or the service stops.
+
+use super::session::Session;
+use super::{asked, events, images, overview, tasks, vms, volumes};
+use crate::http::guard::InFlight;
+use crate::http::problem::Problem;
+use crate::http::state::AppState;
+use crate::seal::fingerprint;
+use axum::Extension;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Some of what is shown changes by time alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks at the same, at least.
+const APART: Duration = Duration::from_secs(1);
+/// A look rests this many times as long as it took.
+const REST: u32 = 100;
+/// Between two looks whether the session is still good.
+const STILL_SIGNED_IN: Duration = Duration::from_secs(10);
+/// Shorter than proxies wait for a silent answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The live part of a page, and its mark: the same mark, the same to see.
+#[derive(Clone, Default)]
+struct Part {
+    html: Arc<str>,
+    mark: String,
+}
+
+/// The looks that somebody follows.
+#[derive(Default)]
+pub(super) struct Hub(Mutex<HashMap<String, Arc<watch::Sender<Part>>>>);
+
+/// Which page, and what of it is known already.
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    of: String,
+    #[serde(default)]
+    seen: String,
+}
+
+/// What can be looked at.
+enum Look {
+    Overview,
+    Tasks(tasks::Asked),
+    Task(String),
+    Vms(vms::Asked),
+    Vm(String),
+    Volumes(volumes::Asked),
+    Volume(String),
+    Images(images::Asked),
+    Image(String),
+    Events(events::Asked),
+}
+
+impl Look {
+    fn of(address: &str) -> Result<Self, Problem> {
+        let nothing = || Problem::Malformed("Correct the query: \"of\" is not a page of the console.".to_owned());
+        let uri: Uri = address.parse().map_err(|_| nothing())?;
+        let segments: Vec<&str> = uri.path().split('/').skip(1).collect();
+        Ok(match segments[..] {
+            ["console"] => Self::Overview,
+            ["console", "tasks"] => Self::Tasks(asked::of(&uri)?),
+            ["console", "tasks", id] => Self::Task(id.to_owned()),
+            ["console", "vms"] => Self::Vms(asked::of(&uri)?),
+            ["console", "vms", id] => Self::Vm(id.to_owned()),
+            ["console", "volumes"] => Self::Volumes(asked::of(&uri)?),
+            ["console", "volumes", id] => Self::Volume(id.to_owned()),
+            ["console", "images"] => Self::Images(asked::of(&uri)?),
+            ["console", "images", id] => Self::Image(id.to_owned()),
+            ["console", "events"] => Self::Events(asked::of(&uri)?),
+            _ => return Err(nothing()),
+        })
+    }
+
+    async fn html(&self, state: &AppState) -> Result<String, Problem> {
+        match self {
+            Self::Overview => overview::live(state).await,
+            Self::Tasks(asked) => tasks::live(state, asked).await,
+            Self::Task(id) => super::task::live(state, asked::id(id)?).await,
+            Self::Vms(asked) => vms::live(state, asked).await,
+            Self::Vm(id) => super::vm::live(state, asked::id(id)?).await,
+            Self::Volumes(asked) => volumes::live(state, asked).await,
+            Self::Volume(id) => super::volume::live(state, asked::id(id)?).await,
+            Self::Images(asked) => images::live(state, asked).await,
+            Self::Image(id) => super::image::live(state, asked::id(id)?).await,
+            Self::Events(asked) => events::live(state, asked).await,
+        }
+    }
+}
+
+/// What tells two parts apart.
+pub(super) fn mark(html: &str) -> String {
+    fingerprint(without_ages(html).as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Without what stands in `time` elements.
+fn without_ages(html: &str) -> String {
+    let mut parts = html.split("</time>");
+    let kept = |part: &str| match part.find("<time ").and_then(|at| Some(at + part.get(at..)?.find('>')?)) {
+        Some(end) => part.get(..end).unwrap_or_default().to_owned(),
+        None => part.to_owned(),
+    };
+    parts.by_ref().map(kept).collect()
+}
+
+/// `GET /console/live`: an event `part` with the part as it is now, whenever it changed; `gone` when the session is over.
+pub(super) async fn stream(
+    State(state): State<AppState>,
+    session: Session,
+    in_flight: Option<Extension<InFlight>>,
+    crate::http::extract::Query(asked): crate::http::extract::Query<Asked>,
+) -> Result<Response, Problem> {
+    let look = Look::of(&asked.of)?;
+    let end = Instant::now() + state.limits.stream;
+    let follow = follow(&state, asked.of, look);
+    let follower = Follower { state, session, follow, seen: asked.seen, end, in_flight };
+    let events = futures::stream::unfold(Some(follower), |follower| async move {
+        let mut follower = follower?;
+        let (event, goes_on) = follower.next().await?;
+        Some((Ok::<_, Infallible>(event), goes_on.then_some(follower)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+struct Follower {
+    state: AppState,
+    session: Session,
+    follow: watch::Receiver<Part>,
+    seen: String,
+    end: Instant,
+    /// Tells the guard that the connection is at work.
+    #[allow(dead_code, reason = "held, not read")]
+    in_flight: Option<Extension<InFlight>>,
+}
+
+impl Follower {
+    /// The next event, and whether others follow; none also when the database is away: the reader comes back.
+    async fn next(&mut self) -> Option<(Event, bool)> {
+        loop {
+            let part = self.follow.borrow_and_update().clone();
+            if !part.mark.is_empty() && part.mark != self.seen {
+                if !self.session.is_good(&self.state).await.ok()? {
+                    return Some((Event::default().event("gone").data("signed out"), false));
+                }
+                self.seen.clone_from(&part.mark);
+                return Some((Event::default().event("part").data(&*part.html), true));
+            }
+            let stop = self.state.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = sleep_until(self.end) => return None,
+                changed = self.follow.changed() => changed.ok()?,
+                () = sleep(STILL_SIGNED_IN) => {
+                    if !self.session.is_good(&self.state).await.ok()? {
+                        return Some((Event::default().event("gone").data("signed out"), false));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Joins those who look at the same, or begins to look.
+fn follow(state: &AppState, key: String, look: Look) -> watch::Receiver<Part> {
+    let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(sender) = looks.get(&key) {
+        return sender.subscribe();
+    }
+    let (sender, receiver) = watch::channel(Part::default());
+    let sender = Arc::new(sender);
+    looks.insert(key.clone(), sender.clone());
+    tokio::spawn(keep_looking(state.clone(), key, look, sender));
+    receiver
+}
+
+async fn keep_looking(state: AppState, key: String, look: Look, sender: Arc<watch::Sender<Part>>) {
+    let mut wake = state.db.wake.subscribe();
+    loop {
+        wake.mark_unchanged();
+        let began = Instant::now();
+        if let Ok(html) = look.html(&state).await {
+            let mark = mark(&html);
+            sender.send_if_modified(|part| {
+                let changed = part.mark != mark;
+                if changed {
+                    *part = Part { html: html.into(), mark };
+                }
+                changed
+            });
+        }
+        let rest = APART.max(began.elapsed() * REST);
+        tokio::select! {
+            () = state.stop.cancelled() => {}
+            () = sender.closed() => {}
+            () = sleep(rest) => drop(timeout(LOOK_AGAIN, wake.changed()).await),
+        }
+        if is_over(&state, &key, &sender) {
+            return;
+        }
+    }
+}
+
+/// Nobody looks any more; who comes now begins anew.
+fn is_over(state: &AppState, key: &str, sender: &watch::Sender<Part>) -> bool {
+    let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let over = state.stop.is_cancelled() || sender.receiver_count() == 0;
+    if over {
+        looks.remove(key);
+    }
+    over
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_that_runs_changes_nothing_and_its_moment_does() {
+        let at = |moment: &str, age: &str| format!("<td><time datetime=\"{moment}\" data-age>{age}</time></td><td>x</td>");
+        assert_eq!(mark(&at("a", "1 s")), mark(&at("a", "2 s")));
+        assert_ne!(mark(&at("a", "1 s")), mark(&at("b", "1 s")));
+        assert_ne!(mark("<p>1</p>"), mark("<p>2</p>"));
+    }
+}

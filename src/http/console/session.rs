@@ -1,0 +1,162 @@
+//! Who looks: found by the cookie on every request, so that a revoked token ends its sessions at once. No API route knows the cookie.
+//!
+//! The cookie is Lax: a link to a task in a message must open for who is signed in. It changes nothing by that, because every change
+//! passes `doors` and carries its session's form token.
+//!
+//! Reads, writes: `db` (sessions).
+
+use crate::domain::access::{Caller, Role};
+use crate::http::problem::Problem;
+use crate::http::state::AppState;
+use axum::body::{Body, Bytes};
+use axum::extract::{Form, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum_extra::extract::cookie::CookieJar;
+use chrono::{DateTime, Utc};
+use governor::clock::{Clock as _, DefaultClock};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// More than any name of a session has.
+const NAME_MAX: usize = 128;
+
+/// Somebody who is signed in.
+#[derive(Clone)]
+pub(super) struct Session {
+    /// Who.
+    pub(super) caller: Caller,
+    /// What each of its forms carries.
+    pub(super) form_token: String,
+    /// As the browser keeps it.
+    pub(super) theme: Theme,
+    /// When it asked.
+    pub(super) now: DateTime<Utc>,
+    name: String,
+}
+
+/// Light or dark, when it was chosen.
+pub(super) type Theme = Option<&'static str>;
+
+/// What an operator sent with a form of this session: read in time, and refused to a viewer.
+pub(super) struct Change<T> {
+    /// Who.
+    pub(super) caller: Caller,
+    /// The fields.
+    pub(super) form: T,
+}
+
+/// Why a page is not shown.
+pub(super) enum Away {
+    /// Nobody is signed in; back to this path afterwards.
+    SignIn(String),
+    /// Anything else.
+    Problem(Problem),
+}
+
+impl IntoResponse for Away {
+    fn into_response(self) -> Response {
+        match self {
+            Self::SignIn(next) => {
+                let query = [("next", next)];
+                let uri = axum::http::Uri::from_static("/console/sign-in");
+                Redirect::to(&super::words::with_query(uri.path(), &query)).into_response()
+            }
+            Self::Problem(problem) => problem.into_response(),
+        }
+    }
+}
+
+/// The name of the cookie: with TLS one that no other host can set.
+pub(super) fn cookie_name(secure: bool) -> &'static str {
+    if secure { "__Host-vm-service" } else { "vm-service" }
+}
+
+/// The theme that was chosen.
+pub(super) fn theme(headers: &HeaderMap) -> Theme {
+    match CookieJar::from_headers(headers).get("theme")?.value() {
+        "light" => Some("light"),
+        "dark" => Some("dark"),
+        _ => None,
+    }
+}
+
+/// The name of the session that the cookie says, whether or not there is one.
+pub(super) fn name(state: &AppState, headers: &HeaderMap) -> Option<String> {
+    let jar = CookieJar::from_headers(headers);
+    let name = jar.get(cookie_name(state.console.secure))?.value();
+    (!name.is_empty() && name.len() <= NAME_MAX).then(|| name.to_owned())
+}
+
+impl Session {
+    /// Whether it still is one.
+    pub(super) async fn is_good(&self, state: &AppState) -> Result<bool, Problem> {
+        Ok(state.db.find_session(&state.sealer.session_hashes(&self.name), state.clock.now()).await?.is_some())
+    }
+
+    async fn find(state: &AppState, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        let Some(name) = name(state, headers) else { return Ok(None) };
+        let now = state.clock.now();
+        let found = state.db.find_session(&state.sealer.session_hashes(&name), now).await?;
+        let Some(caller) = found else { return Ok(None) };
+        state
+            .rate
+            .check_key(&caller.principal)
+            .map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
+        tracing::Span::current().record("principal", &caller.principal);
+        Ok(Some(Self { caller, form_token: state.sealer.form_token(&name), theme: theme(headers), now, name }))
+    }
+}
+
+impl FromRequestParts<AppState> for Session {
+    type Rejection = Away;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Away> {
+        let found = Self::find(state, &parts.headers).await.map_err(Away::Problem)?;
+        found.ok_or_else(|| {
+            let path = parts.uri.path_and_query().map(ToString::to_string).filter(|_| parts.method == Method::GET);
+            Away::SignIn(path.unwrap_or_else(|| "/console".to_owned()))
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    form_token: String,
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Change<T> {
+    type Rejection = Away;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Away> {
+        let (mut parts, body) = request.into_parts();
+        let session = Session::from_request_parts(&mut parts, state).await?;
+        if session.caller.role != Role::Operator {
+            let sentence = "A viewer may look and not change anything: sign in with an operator's token.";
+            return Err(Away::Problem(Problem::Forbidden(sentence.to_owned())));
+        }
+        let form = read(&parts, body, state).await.map_err(Away::Problem)?;
+        let Token { form_token } = fields(&parts, &form, state).await.map_err(Away::Problem)?;
+        if !state.sealer.is_form_token(&session.name, &form_token) {
+            let sentence = "The form is of another session: load its page again and repeat what still makes sense.";
+            return Err(Away::Problem(Problem::Forbidden(sentence.to_owned())));
+        }
+        let form = fields(&parts, &form, state).await.map_err(Away::Problem)?;
+        Ok(Self { caller: session.caller, form })
+    }
+}
+
+/// The body, when it arrives in time.
+pub(super) async fn read(parts: &Parts, body: Body, state: &AppState) -> Result<Bytes, Problem> {
+    let request = Request::from_parts(parts.clone(), body);
+    Ok(tokio::time::timeout(state.limits.body, Bytes::from_request(request, state)).await.map_err(|_| Problem::TooSlow)??)
+}
+
+/// The fields of a form.
+pub(super) async fn fields<T: DeserializeOwned>(parts: &Parts, body: &Bytes, state: &AppState) -> Result<T, Problem> {
+    let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
+    let read = Form::<T>::from_request(request, state).await;
+    read.map(|Form(form)| form)
+        .map_err(|rejection| Problem::Malformed(format!("The form cannot be read: {}.", rejection.body_text())))
+}

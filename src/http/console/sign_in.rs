@@ -1,0 +1,146 @@
+//! Signing in with an API token, and out again. The token is looked at once and not kept; what the browser keeps is the name of a session.
+//!
+//! Reads: `db` (tokens). Writes: `db` (sessions).
+
+use super::frame::{self, Frame, Parts};
+use super::session::{self, Session};
+use crate::domain::access::Role;
+use crate::http::problem::{Problem, leave_alone};
+use crate::http::state::AppState;
+use crate::seal::Sealer;
+use askama::Template;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{FromRequestParts, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// More than any token has; longer ones are not hashed.
+const TOKEN_MAX: usize = 512;
+
+/// Where to go afterwards.
+#[derive(Deserialize)]
+pub(super) struct Next {
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    token: String,
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Template)]
+#[template(path = "sign_in.html", config = ".askama.toml")]
+struct Form<'a> {
+    next: &'a str,
+    wrong: Option<&'a str>,
+}
+
+/// `GET /console/sign-in`.
+pub(super) async fn form(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Query(next): Query<Next>,
+    request: Request,
+) -> Response {
+    let (mut parts, _) = request.into_parts();
+    match Session::from_request_parts(&mut parts, &state).await {
+        Ok(_) => Redirect::to(inside(&next.next)).into_response(),
+        Err(_) => page(&headers, &next.next, StatusCode::OK, None),
+    }
+}
+
+/// `POST /console/sign-in`.
+pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    let shown: Shown = session::fields(&parts, &session::read(&parts, body, &state).await?, &state).await?;
+    let again = |status, sentence| Ok(page(&parts.headers, &shown.next, status, Some(sentence)));
+    if let Err(wait) = state.console.attempt(from) {
+        let sentence = format!("Too many attempts: wait {} seconds, then try again.", wait.as_secs() + 1);
+        return Ok(page(&parts.headers, &shown.next, StatusCode::TOO_MANY_REQUESTS, Some(&sentence)));
+    }
+    let unknown = "This token is not known, or was revoked: check it, or use another.";
+    let token = shown.token.trim();
+    if token.is_empty() || token.len() > TOKEN_MAX {
+        return again(StatusCode::UNAUTHORIZED, unknown);
+    }
+    let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
+    let hashes = state.sealer.session_hashes(&name);
+    match state.db.begin_session(&state.sealer.token_hashes(token), &hashes, state.clock.now()).await? {
+        None => again(StatusCode::UNAUTHORIZED, unknown),
+        Some(caller) if caller.role == Role::Dispatcher => again(
+            StatusCode::FORBIDDEN,
+            "This is a dispatcher's token, for programs that ask for VMs: sign in with an operator's or a viewer's.",
+        ),
+        Some(caller) => {
+            tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
+            end(&state, &parts.headers).await?;
+            Ok((CookieJar::new().add(cookie(&state, name.to_string())), Redirect::to(inside(&shown.next))).into_response())
+        }
+    }
+}
+
+/// `POST /console/sign-out`.
+pub(super) async fn sign_out(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    end(&state, &headers).await?;
+    let mut gone = cookie(&state, String::new());
+    gone.make_removal();
+    Ok((CookieJar::new().add(gone), Redirect::to("/console/sign-in")).into_response())
+}
+
+async fn end(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(before) = session::name(state, headers) {
+        state.db.end_session(&state.sealer.session_hashes(&before)).await?;
+    }
+    Ok(())
+}
+
+fn cookie(state: &AppState, name: String) -> Cookie<'static> {
+    let secure = state.console.secure;
+    Cookie::build((session::cookie_name(secure), name)).path("/").http_only(true).secure(secure).same_site(SameSite::Lax).build()
+}
+
+/// A path of the console's own, or its first page.
+fn inside(next: &str) -> &str {
+    let plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let ours = ["", "/", "?"].iter().any(|after| next.strip_prefix("/console").is_some_and(|rest| rest.starts_with(after)));
+    if plain && ours && !next.starts_with("/console/sign") { next } else { "/console" }
+}
+
+fn page(headers: &HeaderMap, next: &str, status: StatusCode, wrong: Option<&str>) -> Response {
+    let frame = Frame::outside("Sign in", session::theme(headers));
+    let above = frame::html(&Form { next: inside(next), wrong });
+    let mut page = frame::answer(status, &frame, Parts { above, ..Parts::default() });
+    leave_alone(&mut page);
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inside;
+
+    #[test]
+    fn only_a_path_of_the_console_is_gone_to() {
+        for good in ["/console", "/console/tasks?state=queued", "/console?x=1"] {
+            assert_eq!(inside(good), good);
+        }
+        for bad in [
+            "",
+            "/",
+            "//evil.example",
+            "/consoles",
+            "https://evil.example/console",
+            "/console\\x",
+            "/console/sign-in",
+            "/console\n",
+        ] {
+            assert_eq!(inside(bad), "/console", "{bad}");
+        }
+    }
+}
