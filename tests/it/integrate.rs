@@ -53,7 +53,12 @@ impl Host {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", self.folder.path().display()));
-        command.env("TMPDIR", self.folder.path()).current_dir(self.folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .env("TMPDIR", self.folder.path())
+            .env("HOME", self.folder.path())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 

@@ -2,7 +2,8 @@
 # What the four scripts share: where the service is, and one call to it. Source it.
 #
 # Reads: /etc/vm-service/gitlab (or the file that VM_SERVICE_GITLAB names) with VM_SERVICE_URL and VM_SERVICE_TOKEN_FILE; the job's folder
-# VM_SERVICE_JOB, which `config` makes and hands to the others: `task` (its id), `ssh` (user, address, port), `key`, `known_hosts`.
+# VM_SERVICE_JOB, which `config` makes and hands to the others: `task` (its id), `ssh` (user, address, port), `key`, `known_hosts`,
+# `answer` (the last one).
 
 # shellcheck source=/dev/null
 source "${VM_SERVICE_GITLAB:-/etc/vm-service/gitlab}"
@@ -16,18 +17,16 @@ failed() {
 
 # call METHOD PATH [BODY]: prints the answer; fails with the service's own sentence on standard error. The token is on no command line.
 call() {
-    local answer status
-    answer=$(curl --silent --show-error --max-time 90 --retry 5 --retry-connrefused --retry-max-time 120 \
+    local answer=$VM_SERVICE_JOB/answer status
+    status=$(curl --silent --show-error --max-time 90 --retry 5 --retry-connrefused --retry-max-time 120 \
         --config <(printf 'header = "Authorization: Bearer %s"\n' "$(<"$VM_SERVICE_TOKEN_FILE")") \
-        --request "$1" --write-out '\n%{http_code}' --header 'Content-Type: application/json' ${3:+--data "$3"} \
-        "$VM_SERVICE_URL/api/v1/$2") || return
-    status=${answer##*$'\n'}
-    answer=${answer%$'\n'*}
+        --request "$1" --header 'Content-Type: application/json' ${3:+--data "$3"} \
+        --output "$answer" --write-out '%{http_code}' "$VM_SERVICE_URL/api/v1/$2") || return
     if [[ $status != 2* ]]; then
-        echo "vm-service: $(jq -r '.detail' <<<"$answer" 2>/dev/null || echo "status $status")" >&2
+        echo "vm-service: $(jq -r '.detail' "$answer" 2>/dev/null || echo "status $status")" >&2
         return 1
     fi
-    printf '%s\n' "$answer"
+    cat "$answer"
 }
 
 # in_vm COMMAND…: runs it in the job's VM, whose host key is pinned.

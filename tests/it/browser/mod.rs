@@ -5,6 +5,7 @@
 //!
 //! Not here: what is judged on a page (`page`).
 
+mod console;
 mod harness;
 mod page;
 
