@@ -8,7 +8,9 @@ use super::state::AppState;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use garde::Validate;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// A JSON body that was read in time and whose every field was checked.
 pub(super) struct Json<T>(pub(super) T);
@@ -25,7 +27,7 @@ pub(super) struct Query<T>(pub(super) T);
 
 impl<T> FromRequest<AppState> for Json<T>
 where
-    T: DeserializeOwned + Validate<Context = ()>,
+    T: DeserializeOwned + Serialize + Validate<Context = ()>,
 {
     type Rejection = Problem;
 
@@ -35,10 +37,35 @@ where
         let bytes =
             tokio::time::timeout(state.limits.body, Bytes::from_request(whole, state)).await.map_err(|_| Problem::TooSlow)??;
         // The content type is judged by axum, on the body that is here already.
-        let ready = Request::from_parts(parts, axum::body::Body::from(bytes));
+        let ready = Request::from_parts(parts, axum::body::Body::from(bytes.clone()));
         let axum::Json(value) = axum::Json::<T>::from_request(ready, state).await?;
+        no_list_for_an_object(&bytes, &value)?;
         value.validate()?;
         Ok(Self(value))
+    }
+}
+
+/// Refuses what serde takes and the document forbids: the fields of an object as a list, without their names.
+fn no_list_for_an_object(bytes: &[u8], read: &impl Serialize) -> Result<(), Problem> {
+    let (Ok(given), Ok(read)) = (serde_json::from_slice(bytes), serde_json::to_value(read)) else { return Ok(()) };
+    let Some(place) = list_for_an_object(&given, &read) else { return Ok(()) };
+    let place =
+        if place.is_empty() { "the body".to_owned() } else { format!("\"{}\"", place.trim_start_matches('.').escape_debug()) };
+    Err(Problem::Malformed(format!("Send a body that this call understands: {place} is an object, and not a list.")))
+}
+
+fn list_for_an_object(given: &Value, read: &Value) -> Option<String> {
+    match (given, read) {
+        (Value::Array(_), Value::Object(_)) => Some(String::new()),
+        (Value::Object(given), Value::Object(read)) => given.iter().find_map(|(name, value)| {
+            let inner = list_for_an_object(value, read.get(name)?)?;
+            Some(format!(".{name}{inner}"))
+        }),
+        (Value::Array(given), Value::Array(read)) => given.iter().zip(read).enumerate().find_map(|(n, (given, read))| {
+            let inner = list_for_an_object(given, read)?;
+            Some(format!("[{n}]{inner}"))
+        }),
+        _ => None,
     }
 }
 

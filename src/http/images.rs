@@ -4,7 +4,7 @@
 //! launch takes, and what "clearly worse" means (`domain::plan::images`).
 
 use super::auth::{Operator, Viewer};
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, plain};
 use super::paging;
 use super::problem::Problem;
 use super::state::AppState;
@@ -75,6 +75,9 @@ async fn list_images(
 ) -> Result<Response, Problem> {
     let limit = paging::limit(query.limit)?;
     let before = paging::read(query.cursor.as_deref())?.map(|(at, id)| (at, ImageId(id)));
+    if let Some(place) = &query.place {
+        plain("place", place)?;
+    }
     let filter = ImageFilter { state: query.state, place: query.place, ids: None, before, limit: limit + 1 };
     let images = state.db.list_image_views(&filter).await?;
     Ok(paging::page(images, limit, &uri, |image| (image.registered_at, image.id.0)))
@@ -125,7 +128,10 @@ async fn register_images(
 /// Gives a candidate a share of the launches that it fits, in percent; 0 takes it back.
 #[utoipa::path(
     put, path = "/api/v1/images/{id}/share", tag = "images", params(("id" = ImageId, Path)), request_body = ShareRequest,
-    responses((status = 200, description = "It has this share", body = ImageView))
+    responses(
+        (status = 200, description = "It has this share", body = ImageView),
+        (status = 409, description = "It is no candidate, or the candidates would get more than all launches")
+    )
 )]
 async fn put_image_share(
     State(state): State<AppState>,
@@ -155,7 +161,10 @@ pub(super) async fn set_share(state: &AppState, caller: &Caller, id: ImageId, re
 /// the same.
 #[utoipa::path(
     post, path = "/api/v1/images/{id}/promote", tag = "images", params(("id" = ImageId, Path)), request_body = PromoteRequest,
-    responses((status = 200, description = "Promoted", body = ImageView))
+    responses(
+        (status = 200, description = "Promoted", body = ImageView),
+        (status = 409, description = "It is clearly worse, was not tried, or is no candidate")
+    )
 )]
 async fn promote_image(
     State(state): State<AppState>,
@@ -190,7 +199,10 @@ pub(super) async fn promote(state: &AppState, caller: &Caller, id: ImageId, requ
 /// `{"reason": "the kernel has a bug"}` is answered with the image.
 #[utoipa::path(
     post, path = "/api/v1/images/{id}/retire", tag = "images", params(("id" = ImageId, Path)), request_body = RetireRequest,
-    responses((status = 200, description = "Retired", body = ImageView))
+    responses(
+        (status = 200, description = "Retired", body = ImageView),
+        (status = 409, description = "Settings name it, or it was not in use")
+    )
 )]
 async fn retire_image(
     State(state): State<AppState>,

@@ -43,7 +43,11 @@ async fn get_settings(State(state): State<AppState>, _: Viewer) -> Result<Respon
 #[utoipa::path(
     put, path = "/api/v1/settings", tag = "settings", request_body = Settings,
     params(("If-Match" = String, Header, description = "The ETag of the settings that were changed")),
-    responses((status = 200, description = "Saved", body = Settings, headers(("ETag" = String, description = "The new version"))))
+    responses(
+        (status = 200, description = "Saved", body = Settings, headers(("ETag" = String, description = "The new version"))),
+        (status = 412, description = "Changed since they were read"),
+        (status = 428, description = "The header If-Match is missing")
+    )
 )]
 async fn put_settings(
     State(state): State<AppState>,

@@ -41,7 +41,11 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     put, path = "/api/v1/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path, description = "Chosen by the caller")),
     request_body = TaskRequest,
-    responses((status = 201, description = "Made now", body = TaskView), (status = 200, description = "There already, same body", body = TaskView))
+    responses(
+        (status = 201, description = "Made now", body = TaskView),
+        (status = 200, description = "There already, same body", body = TaskView),
+        (status = 409, description = "Another request has this id")
+    )
 )]
 async fn put_task(
     State(state): State<AppState>,
@@ -59,7 +63,11 @@ async fn put_task(
 #[utoipa::path(
     post, path = "/api/v1/tasks", tag = "tasks",
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")), request_body = TaskRequest,
-    responses((status = 201, description = "Made now", body = TaskView), (status = 200, description = "Made before under this key", body = TaskView))
+    responses(
+        (status = 201, description = "Made now", body = TaskView),
+        (status = 200, description = "Made before under this key", body = TaskView),
+        (status = 409, description = "Another request has this Idempotency-Key")
+    )
 )]
 async fn post_task(
     State(state): State<AppState>,
@@ -106,7 +114,7 @@ struct Wait {
 /// Renews the lease of a task that was made with `lease_seconds`.
 #[utoipa::path(
     post, path = "/api/v1/tasks/{id}/heartbeat", tag = "tasks", params(("id" = TaskId, Path)),
-    responses((status = 204, description = "The dispatcher is known to live"))
+    responses((status = 204, description = "The dispatcher is known to live"), (status = 409, description = "The task has ended"))
 )]
 async fn heartbeat(
     State(state): State<AppState>,

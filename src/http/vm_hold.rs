@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// `{"reason": "looking at a failed build", "seconds": 3600}` is answered with the VM.
 #[utoipa::path(
     put, path = "/api/v1/vms/{id}/hold", tag = "vms", params(("id" = VmId, Path)), request_body = HoldRequest,
-    responses((status = 200, description = "Held", body = VmView))
+    responses((status = 200, description = "Held", body = VmView), (status = 409, description = "Its end has begun"))
 )]
 async fn put_hold(
     State(state): State<AppState>,

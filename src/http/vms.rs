@@ -76,7 +76,7 @@ async fn get_vm(State(state): State<AppState>, _: Viewer, Path(id): Path<VmId>) 
 /// Ends a VM; a task that has it fails with `terminated_by_operator`. A VM that is ending stays as it is.
 #[utoipa::path(
     delete, path = "/api/v1/vms/{id}", tag = "vms", params(("id" = VmId, Path)),
-    responses((status = 200, description = "Its end has begun", body = VmView))
+    responses((status = 200, description = "Its end has begun", body = VmView), (status = 409, description = "It is held"))
 )]
 async fn delete_vm(
     State(state): State<AppState>,
@@ -132,7 +132,10 @@ async fn terminate_vms(
 /// An operator's way into a VM. Who asked is noted in the events.
 #[utoipa::path(
     get, path = "/api/v1/vms/{id}/connection", tag = "vms", params(("id" = VmId, Path)),
-    responses((status = 200, description = "The way in", body = Connection))
+    responses(
+        (status = 200, description = "The way in", body = Connection),
+        (status = 409, description = "It cannot be entered now")
+    )
 )]
 async fn vm_connection(
     State(state): State<AppState>,

@@ -3,7 +3,7 @@
 //! Reads, writes: `db` (volumes). Not here: how a volume is deleted (`loops`).
 
 use super::auth::{Operator, Viewer};
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, plain};
 use super::paging;
 use super::problem::Problem;
 use super::state::AppState;
@@ -56,6 +56,9 @@ async fn list_volumes(
 ) -> Result<Response, Problem> {
     let limit = paging::limit(query.limit)?;
     let before = paging::read(query.cursor.as_deref())?.map(|(at, id)| (at, VolumeId(id)));
+    if let Some(project) = &query.project_id {
+        plain("project_id", project)?;
+    }
     let filter = VolumeFilter { state: query.state, project: query.project_id, id: None, before, limit: limit + 1 };
     let volumes = state.db.list_volume_views(&filter).await?;
     Ok(paging::page(volumes, limit, &uri, |volume| (volume.created_at, volume.id.0)))
@@ -73,7 +76,10 @@ async fn get_volume(State(state): State<AppState>, _: Viewer, Path(id): Path<Vol
 /// Deletes a volume that no VM has. One that is being deleted stays as it is.
 #[utoipa::path(
     delete, path = "/api/v1/volumes/{id}", tag = "volumes", params(("id" = VolumeId, Path)),
-    responses((status = 200, description = "Its end has begun", body = VolumeView))
+    responses(
+        (status = 200, description = "Its end has begun", body = VolumeView),
+        (status = 409, description = "It is held, or in use")
+    )
 )]
 async fn delete_volume(
     State(state): State<AppState>,
@@ -105,7 +111,7 @@ pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> R
 /// `{"reason": "looking at a damaged cache", "seconds": 3600}` is answered with the volume.
 #[utoipa::path(
     put, path = "/api/v1/volumes/{id}/hold", tag = "volumes", params(("id" = VolumeId, Path)), request_body = HoldRequest,
-    responses((status = 200, description = "Held", body = VolumeView))
+    responses((status = 200, description = "Held", body = VolumeView), (status = 409, description = "It is being deleted"))
 )]
 async fn put_volume_hold(
     State(state): State<AppState>,

@@ -79,6 +79,22 @@ async fn what_is_understood_but_impossible_names_every_field(pool: PgPool) {
     assert_eq!(api.call(CI, "GET", "/api/v1/tasks").await.json(), json!({ "items": [] }));
 }
 
+/// serde would take the fields in their order, without their names.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_list_is_not_taken_for_an_object(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let lists = [
+        ("{\"limits\": []}", "\"limits\""),
+        ("{\"preallocated\": {\"pools\": [[\"machine\", \"large\", 2]]}}", "\"preallocated.pools[0]\""),
+    ];
+    for (body, place) in lists {
+        let sentence = api.with_body(OPERATOR, "PUT", "/api/v1/settings", body).await.problem(400);
+        assert_eq!(sentence, format!("Send a body that this call understands: {place} is an object, and not a list."));
+    }
+    let image = "/api/v1/images/00000000-0000-0000-0000-000000000001/promote";
+    assert!(api.with_body(OPERATOR, "POST", image, "[true]").await.problem(400).contains("the body is an object"));
+}
+
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn paths_and_queries_that_cannot_be_read_are_malformed(pool: PgPool) {
     let api = Api::new(pool).await;
@@ -95,6 +111,8 @@ async fn paths_and_queries_that_cannot_be_read_are_malformed(pool: PgPool) {
         "/api/v1/tasks?state=READY",
         "/api/v1/tasks?cursor=abc",
         "/api/v1/tasks?project_id=a%00b",
+        "/api/v1/volumes?project_id=a%00b",
+        "/api/v1/images?place=a%00b",
         "/api/v1/vms?limit=-1",
         "/api/v1/vms?state=asleep",
         "/api/v1/vms?cursor=",
