@@ -239,9 +239,9 @@ impl Db {
             let message = format!("Machine {machine} is unknown and is to be ended, says {principal}.");
             events::insert(&mut tx, now, Event { kind: "machine.end_asked", task: None, vm: None, message }).await?;
         }
-        let targets = ids.iter().map(|machine| Party::new("machine", machine)).collect();
+        let targets = ids.iter().map(|machine| Party::new("machine", machine.clone())).collect();
         let payload = serde_json::json!({ "unknown": true });
-        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "machine", "", payload) }).await?;
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "machine", String::new(), payload) }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ids)

@@ -114,7 +114,8 @@ impl Db {
         }
         let action = if end == TaskState::Released { "task.release" } else { "task.cancel" };
         let payload = json!({ "principal": row.principal, "vm_id": row.vm_id });
-        audit::note(&mut tx, now, Deed { project: Some(&row.project_id), ..Deed::to(action, "task", task, payload) }).await?;
+        audit::note(&mut tx, now, Deed { project: Some(&row.project_id), ..Deed::to(action, "task", task.to_string(), payload) })
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(Some(end))
@@ -159,8 +160,9 @@ impl Db {
         .await?;
         let ended = end_vms(&mut tx, &vms, &failure.detail, now).await?;
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
-        let targets = ended.iter().map(|vm| Party::new("vm", vm)).collect();
-        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "vm", "", json!({ "unknown": false })) }).await?;
+        let targets = ended.iter().map(|vm| Party::new("vm", vm.to_string())).collect();
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "vm", String::new(), json!({ "unknown": false })) })
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ended)

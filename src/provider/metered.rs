@@ -180,6 +180,10 @@ impl Provider for Metered {
     async fn check(&self) -> Vec<Finding> {
         self.0.check().await
     }
+
+    async fn preflight(&self, settings: &Settings) -> Vec<Finding> {
+        self.0.preflight(settings).await
+    }
 }
 
 #[async_trait]
