@@ -107,7 +107,7 @@ async fn no_canary_is_told(pool: PgPool) {
 async fn save_settings(day: &Day) {
     let read = day.call("GET", "/api/v1/settings", None).await;
     let mut settings = read.json();
-    settings["ec2"]["authentication"] = json!({"access_key": {"id": "AKIAEXAMPLE", "secret": AWS_SECRET}});
+    settings["ec2"]["authentication"] = json!({"access_key": {"id": "AKIAIOSFODNN7EXAMPLE", "secret": AWS_SECRET}});
     let etag = read.header("etag").to_owned();
     let saved = day.put_settings(&settings, &etag).await;
     assert!(saved.status < 300, "{saved:?}");

@@ -58,7 +58,7 @@ async fn the_guides_names_arrive_and_follow_the_setting(pool: PgPool) {
             "vm-service.gauges.unassigned_tasks_age:42.0|g",
             "circle.vm-service.vm.assigned-vm:1.0|g",
             "circle.vm-service.vms.get.status:1|c|#status:200",
-            "circle.vm-service.vms.post.status:2|c|#status:201",
+            "circle.vm-service.vms.post.status:1|c|#status:201",
             "circle.vm-service.vms.delete.status:1|c|#status:404",
             "vm_service_tasks:1.0|g|#status:queued",
         ],
