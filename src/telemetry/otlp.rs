@@ -25,6 +25,8 @@ impl Spans {
     /// # Errors
     /// The endpoint is no address.
     pub(super) fn open(endpoint: &str) -> anyhow::Result<Self> {
+        // The client of the exporter takes the process's own; a second one is refused, and the first stays.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         // The specification's path, as the library adds it only to what it reads from the environment itself.
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder().with_http().with_endpoint(&endpoint).with_timeout(SEND_WITHIN).build();

@@ -76,5 +76,6 @@ mod ssh_hostile;
 mod statements;
 mod support;
 mod task_life;
+mod telemetry;
 mod trouble;
 mod walls;
