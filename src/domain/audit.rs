@@ -35,6 +35,7 @@ pub struct Party {
 
 impl Party {
     /// One of this kind.
+    #[allow(clippy::needless_pass_by_value, reason = "ids are copied, and a call reads better without a reference to one")]
     pub fn new(kind: &str, id: impl ToString) -> Self {
         Self { id: id.to_string(), kind: kind.to_owned(), name: None, role: None, token_id: None }
     }
