@@ -200,13 +200,22 @@ async fn while_answering(
 pub(super) async fn role(
     arguments: &RoleArguments,
     config: &Config,
-    loops: fn(&World) -> Vec<Arc<dyn Loop>>,
+    loops: impl FnOnce(&World) -> Vec<Arc<dyn Loop>>,
 ) -> anyhow::Result<()> {
     let told = on_signal();
     let Some(service) = told.run_until_cancelled(start(arguments, config)).await else { return Ok(()) };
     let service = service?;
     let loops = loops(&service.world);
     service.run(loops, None, told).await
+}
+
+/// The loops of `gc`, and the one that writes the audit log where the configuration says.
+pub(super) fn gc_loops(world: &World, config: &Config) -> Vec<Arc<dyn Loop>> {
+    let mut loops = loops::gc_loops(world);
+    if let Some(folder) = config.audit_folder.clone() {
+        loops.push(Arc::new(loops::audit::Files { world: world.clone(), folder, host: config.host.clone() }));
+    }
+    loops
 }
 
 /// `vm-service gc --dry-run`.

@@ -101,7 +101,7 @@ async fn run(
     tracing::info!(console = %format!("{url}/console"), api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = loops::serve_loops(&service.world);
     all.extend(loops::scaler_loops(&service.world));
-    all.extend(loops::gc_loops(&service.world));
+    all.extend(service::gc_loops(&service.world, config));
     service.run(all, Some(listener), told).await
 }
 

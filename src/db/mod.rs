@@ -4,6 +4,8 @@
 //!
 //! `now` is an argument of every statement that needs it. A write on a leased row carries its fencing token.
 
+pub mod audit;
+pub mod audit_log;
 pub mod breakers;
 pub mod budget;
 pub mod cache;

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod api;
+pub mod audit;
 pub mod ec2;
 pub mod failure;
 pub mod identity;
@@ -21,5 +22,7 @@ pub mod rate;
 pub mod resource_class;
 pub mod secret;
 pub mod settings;
+pub mod settings_diff;
+pub mod settings_history;
 pub mod tags;
 pub mod task;

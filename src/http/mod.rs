@@ -14,6 +14,8 @@
 pub mod serve;
 pub mod state;
 
+mod audit;
+mod audit_log;
 mod auth;
 mod connection;
 mod console;
@@ -30,6 +32,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_history;
 mod task_list;
 mod task_wait;
 mod tasks;

@@ -1,6 +1,6 @@
 //! Live settings: read with their version, saved only on top of the version that the caller has seen.
 //!
-//! Reads, writes: `db` (settings). Not here: putting them in force (`loops`).
+//! Reads, writes: `db` (settings). Not here: earlier versions (`settings_history`), putting them in force (`loops`).
 
 use super::auth::{Operator, Viewer};
 use super::extract::Json;
@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::state::AppState;
 use crate::db::DbError;
 use crate::db::settings::Versioned;
-use crate::domain::ec2::Authentication;
+use crate::domain::ec2::{AccessKey, Authentication};
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::seal::settings_row;
@@ -59,19 +59,25 @@ async fn put_settings(
     }
 }
 
-/// What is kept and shown has the secret half of an access key sealed.
+/// What is kept and shown has the secret half of an access key sealed. What we have sealed before, in whichever version, stays good.
 fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
     let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
     let Some(secret) = key.secret.take().map(Secret::new) else {
         let known = state.settings.borrow();
         let is_kept = matches!(&known.settings.ec2.authentication, Authentication::AccessKey(kept) if kept == key);
-        let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key");
-        return if is_kept { Ok(()) } else { Err(missing()) };
+        let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key.");
+        return if is_kept || is_ours(state, key) { Ok(()) } else { Err(missing()) };
     };
     let sealed =
         state.sealer.seal(settings_row(), secret.expose().as_bytes()).map_err(|error| Problem::Defect(error.to_string()))?;
     key.sealed = Some(BASE64.encode(sealed));
     Ok(())
+}
+
+/// Only who has a sealing key of ours could have made it.
+fn is_ours(state: &AppState, key: &AccessKey) -> bool {
+    let sealed = key.sealed.as_deref().and_then(|text| BASE64.decode(text).ok());
+    sealed.is_some_and(|sealed| state.sealer.open(settings_row(), &sealed).is_ok())
 }
 
 async fn newest(state: &AppState) -> Result<Versioned, Problem> {
