@@ -14,6 +14,7 @@ use crate::guest::linux::LinuxGuest;
 use crate::http::Hosts;
 use crate::http::serve::{HttpConfig, Listener};
 use crate::http::state::AppState;
+use crate::loops::checks::CheckSettings;
 use crate::loops::settings::TakeSettings;
 use crate::loops::timers::{self, Crons};
 use crate::loops::{Loop, Providers, World};
@@ -97,6 +98,13 @@ impl Service {
         Ok(Self { world, take, problem, clock, server, console_hosts })
     }
 
+    /// The loops of `serve`.
+    pub(super) fn serve_loops(&self) -> Vec<Arc<dyn Loop>> {
+        let mut all = loops::serve_loops(&self.world);
+        all.push(Arc::new(CheckSettings { world: self.world.clone(), open: self.take.open.clone() }));
+        all
+    }
+
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
     pub(super) async fn run(
         self,
@@ -165,7 +173,7 @@ pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, Conf
         }
     };
     let Some(service) = told.run_until_cancelled(while_answering(waiting, started, &told)).await else { return Ok(()) };
-    let loops = loops::serve_loops(&service.world);
+    let loops = service.serve_loops();
     let listener = bind(&ListenArguments { listen: at, ..arguments.listen }).await?;
     service.run(loops, Some(listener), told).await
 }

@@ -42,6 +42,7 @@ pub mod rows;
 pub mod seeds;
 pub mod sessions;
 pub mod settings;
+pub mod settings_checks;
 pub mod tasks;
 pub mod tokens;
 pub mod turns;

@@ -50,6 +50,7 @@ const ACTIONS: &[(Method, &str, &str, &str)] = &[
     (Method::POST, "/api/v1/images/{id}/promote", "image.promote", "image"),
     (Method::POST, "/api/v1/images/{id}/retire", "image.retire", "image"),
     (Method::PUT, "/api/v1/settings", "settings.update", "settings"),
+    (Method::POST, "/api/v1/settings/checks", "settings.check", "settings"),
 ];
 /// Says only that its dispatcher lives.
 const UNTOLD: (Method, &str) = (Method::POST, "/api/v1/tasks/{id}/heartbeat");

@@ -32,6 +32,7 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_checks;
 mod settings_history;
 mod task_list;
 mod task_wait;
@@ -40,6 +41,7 @@ mod tls;
 mod vm_hold;
 mod vms;
 mod volumes;
+mod waiting;
 
 pub use console::Hosts;
 pub use router::{broken_router, document, enveloped, router};

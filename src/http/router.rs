@@ -6,8 +6,8 @@ use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
 use super::{
-    audit_log, auth, console, docs, events, health, images, openapi, settings, settings_history, task_list, tasks, vm_hold, vms,
-    volumes,
+    audit_log, auth, console, docs, events, health, images, openapi, settings, settings_checks, settings_history, task_list, tasks,
+    vm_hold, vms, volumes,
 };
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
@@ -35,6 +35,7 @@ fn guarded() -> OpenApiRouter<AppState> {
         .merge(images::routes())
         .merge(events::routes())
         .merge(settings::routes())
+        .merge(settings_checks::routes())
         .merge(settings_history::routes())
         .merge(audit_log::routes())
         .merge(health::routes())

@@ -9,6 +9,7 @@
 pub mod assign;
 pub mod audit;
 pub mod cache;
+pub mod checks;
 pub mod collect;
 pub mod collect_cache;
 pub mod collect_images;

@@ -41,6 +41,8 @@ const ROUTES: &[(&str, &str, [bool; 3])] = &[
     ("GET", "/api/v1/audit/check", [false, true, true]),
     ("GET", "/api/v1/settings", [false, true, true]),
     ("PUT", "/api/v1/settings", [false, true, false]),
+    ("POST", "/api/v1/settings/checks", [false, true, false]),
+    ("GET", "/api/v1/settings/checks/{id}", [false, true, true]),
     ("GET", "/api/v1/settings/history", [false, true, true]),
     ("GET", "/api/v1/settings/history/{version}", [false, true, true]),
 ];
