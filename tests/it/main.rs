@@ -55,6 +55,7 @@ mod rebuild;
 mod relaunch;
 mod reserve;
 mod service;
+mod settings_catalogue;
 mod settings_checks;
 mod sim_rules;
 mod simulation;
