@@ -152,7 +152,7 @@ fn what_is_wrong_is_told_at_its_field() {
     assert!(at("preallocated.schedules[0].cron", "often").contains("is not a cron pattern"));
     at("ec2.subnets", "subnet-1");
     at("ec2.images", "eu-west-1");
-    at("ec2.authentication.id", "short");
+    assert_eq!(told("ec2.authentication.id", "short")[0].0, "ec2.authentication");
     at("resource_classes[1].vcpus", "0");
     at("resource_classes[1].price_per_hour", "-1");
     at("projects[0].weight", "0");

@@ -188,19 +188,18 @@ impl Draft {
                     .collect();
                 number(pairs.map(Value::Object), "a list of lines such as eu-west-1=ami-0123456789abcdef0")
             }
-            Control::SignIn => self.sign_in(name, names),
+            Control::SignIn => self.sign_in(name),
             Control::Rows(rows) => self.read_rows(name, rows, place, errors, names),
         }
     }
 
     /// Without a new secret the sealed one stays.
-    fn sign_in(&self, name: &str, names: &mut Names) -> Value {
+    fn sign_in(&self, name: &str) -> Value {
         if self.text(name) != "access_key" {
             return json!("instance_profile");
         }
         let part = |part: &str| Some(self.text(&format!("{name}.{part}")).trim()).filter(|text| !text.is_empty());
         let mut key = json!({ "id": part("id").unwrap_or_default() });
-        names.note(&format!("{name}.access_key.id"), &format!("{name}.id"));
         match (part("secret"), part("sealed")) {
             (Some(secret), _) => key["secret"] = json!(secret),
             (None, Some(sealed)) => key["sealed"] = json!(sealed),

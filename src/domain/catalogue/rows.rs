@@ -58,7 +58,13 @@ pub(super) const CLASSES: Rows = Rows {
             "VMs",
             "At most so many VMs of the class at a time; empty: only the limit in all.",
         ),
-        column("gpus", "GPUs", Control::Number, "", "GPUs of each VM, 0 to 16; its image is then one of the kind gpu."),
+        column(
+            "gpus",
+            "GPUs",
+            Control::OptionalNumber,
+            "",
+            "GPUs of each VM, up to 16; its image is then one of the kind gpu. Empty: none.",
+        ),
         column(
             "price_per_hour",
             "Price",

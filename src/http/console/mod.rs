@@ -67,8 +67,8 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
+        .merge(settings::pages())
         .merge(changes())
-        .merge(settings::routes())
         .route("/console/{*rest}", get(nothing))
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(CompressionLayer::new())
@@ -89,6 +89,7 @@ fn changes() -> Router<AppState> {
         .route("/console/images/{id}/share", post(image::share))
         .route("/console/images/{id}/promote", post(image::promote))
         .route("/console/images/{id}/retire", post(image::retire))
+        .merge(settings::changes())
 }
 
 async fn nothing() -> Problem {

@@ -87,10 +87,6 @@ impl Form<'_> {
             }
         };
         let part = |part: &str| self.draft.text(&format!("{name}.{part}"));
-        let mut errors = self.errors(name);
-        if kind == "sign-in" {
-            errors.extend(["id", "secret"].iter().flat_map(|part| self.errors(&format!("{name}.{part}"))));
-        }
         let default = default_text(field, defaults);
         html(&FieldView {
             id: id(name),
@@ -100,7 +96,7 @@ impl Form<'_> {
             text: self.draft.text(name),
             options,
             default,
-            errors,
+            errors: self.errors(name),
             key_id: part("id"),
             sealed: part("sealed"),
         })

@@ -30,15 +30,23 @@ const BODY_MAX: usize = 3 << 20;
 /// The fields of a form, in order.
 pub(super) type Fields = Vec<(String, String)>;
 
-pub(super) fn routes() -> Router<AppState> {
+/// What is looked at.
+pub(super) fn pages() -> Router<AppState> {
     Router::new()
-        .route("/console/settings", get(page::page).post(page::submit))
-        .route("/console/settings/json", get(json::page).post(json::submit))
+        .route("/console/settings", get(page::page))
+        .route("/console/settings/json", get(json::page))
         .route("/console/settings/checks/{id}", get(check::page))
-        .route("/console/settings/checks/{id}/save", post(check::save))
-        .route("/console/settings/checks/{id}/rebase", post(check::rebase_on_newest))
         .route("/console/settings/history", get(history::list))
         .route("/console/settings/history/{version}", get(history::version))
+}
+
+/// What an operator can do.
+pub(super) fn changes() -> Router<AppState> {
+    Router::new()
+        .route("/console/settings", post(page::submit))
+        .route("/console/settings/json", post(json::submit))
+        .route("/console/settings/checks/{id}/save", post(check::save))
+        .route("/console/settings/checks/{id}/rebase", post(check::rebase_on_newest))
         .route("/console/settings/history/{version}/return", post(history::go_back))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
