@@ -12,18 +12,13 @@ create index sessions_token on vms.sessions (token_id);
 create index sessions_expiry on vms.sessions (expires_at);
 
 -- Ended tasks and VMs are listed beside those of the hot tables: newest first, by project, by state.
+-- What JSON has is written with its offset: it is the same moment whatever the session's settings are.
+create function vms.moment(text) returns timestamptz language sql immutable strict as $$ select $1::timestamptz $$;
 alter table vms.history
-    add column created_at timestamptz,
+    add column created_at timestamptz generated always as (vms.moment(body ->> 'created_at')) stored,
     add column project_id text generated always as (body ->> 'project_id') stored,
     add column state text generated always as (body ->> 'state') stored,
     add column executor text generated always as (body ->> 'executor') stored;
-update vms.history set created_at = (body ->> 'created_at')::timestamptz;
-create function vms.note_history_time() returns trigger language plpgsql as $$
-begin
-    new.created_at := (new.body ->> 'created_at')::timestamptz;
-    return new;
-end $$;
-create trigger history_time before insert on vms.history for each row execute function vms.note_history_time();
 create index history_recent on vms.history (kind, created_at desc, id desc);
 create index history_project on vms.history (kind, project_id, created_at desc, id desc);
 create index history_state on vms.history (kind, state, created_at desc, id desc);

@@ -2,8 +2,10 @@
 
 use crate::clock::{Clock as _, ServiceClock};
 use crate::db::Db;
+use crate::db::audit::Behind;
 use crate::db::connect::Server;
 use crate::domain::access::{Caller, Role};
+use crate::domain::audit::Party;
 use crate::domain::ids::TokenId;
 use crate::domain::secret::Secret;
 use crate::seal::Sealer;
@@ -49,6 +51,7 @@ pub async fn run(command: TokensCommand, server: &Server, sealer: &Sealer, out: 
 pub async fn create(db: &Db, sealer: &Sealer, caller: &Caller, now: DateTime<Utc>) -> anyhow::Result<Secret> {
     let token = Sealer::fresh_token()?;
     let hash = sealer.token_hashes(&token).into_iter().next().context("a sealer has a key")?;
-    db.insert_token(TokenId(Uuid::new_v4()), caller, &hash, now).await.context("keeping the token")?;
+    let user = Behind::new(Party::new("local_user", rustix::process::getuid().as_raw()), None);
+    user.run(db.insert_token(TokenId(Uuid::new_v4()), caller, &hash, now)).await.context("keeping the token")?;
     Ok(Secret::new(token.as_str()))
 }

@@ -196,7 +196,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let config = read("vm-gc")?;
             match gc.dry_run {
                 true => service::gc_dry_run(&gc.role, &config, gc.json).await,
-                false => service::role(&gc.role, &config, loops::gc_loops).await,
+                false => service::role(&gc.role, &config, |world| service::gc_loops(world, &config)).await,
             }
             .map(|()| ExitCode::SUCCESS)
         }

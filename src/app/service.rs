@@ -14,6 +14,7 @@ use crate::guest::linux::LinuxGuest;
 use crate::http::Hosts;
 use crate::http::serve::{HttpConfig, Listener};
 use crate::http::state::AppState;
+use crate::loops::checks::CheckSettings;
 use crate::loops::settings::TakeSettings;
 use crate::loops::timers::{self, Crons};
 use crate::loops::{Loop, Providers, World};
@@ -97,6 +98,13 @@ impl Service {
         Ok(Self { world, take, problem, clock, server, console_hosts })
     }
 
+    /// The loops of `serve`.
+    pub(super) fn serve_loops(&self) -> Vec<Arc<dyn Loop>> {
+        let mut all = loops::serve_loops(&self.world);
+        all.push(Arc::new(CheckSettings { world: self.world.clone(), open: self.take.open.clone() }));
+        all
+    }
+
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
     pub(super) async fn run(
         self,
@@ -165,7 +173,7 @@ pub(super) async fn serve(arguments: ServeArguments, config: Result<Config, Conf
         }
     };
     let Some(service) = told.run_until_cancelled(while_answering(waiting, started, &told)).await else { return Ok(()) };
-    let loops = loops::serve_loops(&service.world);
+    let loops = service.serve_loops();
     let listener = bind(&ListenArguments { listen: at, ..arguments.listen }).await?;
     service.run(loops, Some(listener), told).await
 }
@@ -200,13 +208,22 @@ async fn while_answering(
 pub(super) async fn role(
     arguments: &RoleArguments,
     config: &Config,
-    loops: fn(&World) -> Vec<Arc<dyn Loop>>,
+    loops: impl FnOnce(&World) -> Vec<Arc<dyn Loop>>,
 ) -> anyhow::Result<()> {
     let told = on_signal();
     let Some(service) = told.run_until_cancelled(start(arguments, config)).await else { return Ok(()) };
     let service = service?;
     let loops = loops(&service.world);
     service.run(loops, None, told).await
+}
+
+/// The loops of `gc`, and the one that writes the audit log where the configuration says.
+pub(super) fn gc_loops(world: &World, config: &Config) -> Vec<Arc<dyn Loop>> {
+    let mut loops = loops::gc_loops(world);
+    if let Some(folder) = config.audit_folder.clone() {
+        loops.push(Arc::new(loops::audit::Files { world: world.clone(), folder, host: config.host.clone() }));
+    }
+    loops
 }
 
 /// `vm-service gc --dry-run`.

@@ -99,9 +99,9 @@ async fn run(
     let Some(service) = told.run_until_cancelled(start(arguments, config, data, server)).await else { return Ok(()) };
     let service = service?;
     tracing::info!(console = %format!("{url}/console"), api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
-    let mut all = loops::serve_loops(&service.world);
+    let mut all = service.serve_loops();
     all.extend(loops::scaler_loops(&service.world));
-    all.extend(loops::gc_loops(&service.world));
+    all.extend(service::gc_loops(&service.world, config));
     service.run(all, Some(listener), told).await
 }
 

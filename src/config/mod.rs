@@ -27,6 +27,8 @@ pub struct Config {
     pub settings_seed: Option<Settings>,
     /// Folder of the on-host image.
     pub images: Option<PathBuf>,
+    /// Below it the audit log is written by the hour; none: it is in the database alone.
+    pub audit_folder: Option<PathBuf>,
     /// This machine's name, in rows of on-host VMs.
     pub host: String,
     /// How the service reaches the world.
@@ -67,6 +69,7 @@ impl Config {
             sealing_keys: list(&values, "VM_SERVICE_SEALING_KEYS").map(Secret::new).collect(),
             settings_seed: settings_seed(&values, &mut mistakes),
             images: values.get("VM_SERVICE_IMAGES").map(PathBuf::from),
+            audit_folder: values.get("VM_SERVICE_AUDIT_FOLDER").map(PathBuf::from),
             host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
             outbound: outbound(&values, &mut mistakes),
             installation: installation(&values, &mut mistakes),

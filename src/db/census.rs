@@ -8,6 +8,7 @@ use crate::domain::plan::gc::BoundVm;
 use crate::domain::plan::images::Fit;
 use crate::domain::plan::queue::{LaneKey, priority};
 use crate::domain::plan::room::{Kind, Room, Supply};
+use crate::domain::plan::save::Taken;
 use crate::domain::plan::scale::{Idle, Pool};
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::Settings;
@@ -234,6 +235,32 @@ impl Db {
         .await?;
         let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Room { vms: number(row.vms), in_flight: number(row.in_flight), gpus: row.gpus.map(number) })
+    }
+
+    /// What there is now, whatever the limits.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn taken(&self) -> Result<Taken, DbError> {
+        let row = sqlx::query!(
+            r#"-- census::taken
+               select (select count(*) from vms.vms where state <> 'terminated') + (select count(*) from vms.orphans) as "vms!",
+                      (select count(*) from vms.vms where state in ('requested', 'launching', 'booting')) as "in_flight!",
+                      (select count(*) from vms.volumes where state <> 'deleted') as "volumes!",
+                      vms.gpus_taken() as "gpus!",
+                      (select coalesce(max(n), 0) from (select count(*) as n from vms.tasks where state in ('preparing', 'ready')
+                                                        group by project_id) p) as "busiest_project!""#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Taken {
+            vms: number(row.vms),
+            in_flight: number(row.in_flight),
+            volumes: number(row.volumes),
+            gpus: number(row.gpus),
+            busiest_project: number(row.busiest_project),
+        })
     }
 
     /// Every row of this provider and place that is bound to a machine and not terminated. What the provider shows may be as old as

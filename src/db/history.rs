@@ -131,4 +131,15 @@ impl Db {
         .await?;
         Ok(())
     }
+
+    /// Up to when a scheduled work is done.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_schedule(&self, name: &str) -> Result<Option<DateTime<Utc>>, DbError> {
+        let at = sqlx::query_scalar!("-- history::find_schedule\n select last_run_at from vms.schedules where name = $1", name)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(at)
+    }
 }

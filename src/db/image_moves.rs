@@ -1,5 +1,6 @@
 //! `vms.images`, one move at a time: shares, promotion, retirement, what is taken back by itself, and the two steps of a deletion.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::{Db, DbError};
 use crate::domain::ids::ImageId;
@@ -7,6 +8,7 @@ use crate::domain::image::ImageFacts;
 use crate::domain::lifecycle::ImageState;
 use crate::domain::plan::gc_images::RetiredImage;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -33,6 +35,7 @@ impl Db {
         .await?;
         let Some(name) = done else { return Ok(false) };
         tell(&mut tx, now, "image.share", format!("Image {name} gets {share} % of the launches, says {principal}.")).await?;
+        audit::note(&mut tx, now, Deed::to("image.share", "image", image, json!({ "image": name, "share": share }))).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)
@@ -80,6 +83,7 @@ impl Db {
         .await?;
         let message = format!("Image {name} is promoted by {principal}: launches take it, and free VMs move over to it.");
         tell(&mut tx, now, "image.promoted", message).await?;
+        audit::note(&mut tx, now, Deed::to("image.promote", "image", image, json!({ "image": name, "forced": forced }))).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)
@@ -104,6 +108,7 @@ impl Db {
         .await?;
         let Some(name) = done else { return Ok(false) };
         tell(&mut tx, now, "image.retired", format!("Image {name} is retired by {principal}: {reason}")).await?;
+        audit::note(&mut tx, now, Deed::to("image.retire", "image", image, json!({ "image": name, "reason": reason }))).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)

@@ -1,6 +1,7 @@
 //! `vms.image_orders`: images that somebody wants to have registered. The wish is a row, the provider is asked by a loop, and the answer
 //! is written with the images in one transaction: all of them, or none.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::{Db, DbError};
 use crate::domain::ids::{ImageId, ImageOrderId};
@@ -57,6 +58,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn insert_image_order(&self, order: &ImageOrder) -> Result<(), DbError> {
+        let mut tx = self.pool.begin().await?;
         sqlx::query!(
             "-- image_orders::insert_image_order
              insert into vms.image_orders (id, principal, wanted, share, created_at) values ($1, $2, $3, $4, $5)",
@@ -66,8 +68,12 @@ impl Db {
             i32::try_from(order.share).unwrap_or(0),
             order.created_at,
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        let wanted: Vec<&str> = order.wanted.iter().map(|image| image.source.provider_id()).collect();
+        let payload = serde_json::json!({ "images": wanted, "share": order.share });
+        audit::note(&mut tx, order.created_at, Deed::to("image.order", "image_order", order.id, payload)).await?;
+        tx.commit().await?;
         self.wake.send();
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! Not here: taking a lease, which is part of finding the work (`launches`, `vms`, `claims`); holding it meanwhile (`loops::lease`).
 
 use super::{Db, DbError, LEASE_SECONDS};
-use crate::domain::ids::{GenerationId, LaunchId, TaskId, VmId, VolumeId};
+use crate::domain::ids::{GenerationId, LaunchId, SettingsCheckId, TaskId, VmId, VolumeId};
 use chrono::{DateTime, Utc};
 
 /// What is leased, and with which fencing numbers.
@@ -18,6 +18,8 @@ pub enum Lease {
     Volume(VolumeId, i64),
     /// A good state.
     Generation(GenerationId, i64),
+    /// A check of settings.
+    SettingsCheck(SettingsCheckId, i64),
     /// VMs that are worked on together.
     Vms(Vec<(VmId, i64)>),
 }
@@ -74,6 +76,19 @@ impl Db {
                      update vms.generations set lease_until = $3::timestamptz + make_interval(secs => $4)
                      where id = $1 and lease_token = $2",
                     generation.0,
+                    token,
+                    now,
+                    LEASE_SECONDS,
+                )
+                .execute(&self.pool)
+                .await?
+            }
+            Lease::SettingsCheck(check, token) => {
+                sqlx::query!(
+                    "-- leases::renew_lease (check of settings)
+                     update vms.settings_checks set lease_until = $3::timestamptz + make_interval(secs => $4)
+                     where id = $1 and lease_token = $2 and finished_at is null",
+                    check.0,
                     token,
                     now,
                     LEASE_SECONDS,

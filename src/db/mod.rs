@@ -4,6 +4,8 @@
 //!
 //! `now` is an argument of every statement that needs it. A write on a leased row carries its fencing token.
 
+pub mod audit;
+pub mod audit_log;
 pub mod breakers;
 pub mod budget;
 pub mod cache;
@@ -40,6 +42,7 @@ pub mod rows;
 pub mod seeds;
 pub mod sessions;
 pub mod settings;
+pub mod settings_checks;
 pub mod tasks;
 pub mod tokens;
 pub mod turns;

@@ -1,7 +1,9 @@
 //! `vms.orphans`: machines without a row, from their first sighting to their end. They count against the limits.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::{Db, DbError};
+use crate::domain::audit::Party;
 use crate::domain::plan::gc::{Orphan, OrphanState, Rowless};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -234,6 +236,9 @@ impl Db {
             let message = format!("Machine {machine} is unknown and is to be ended, says {principal}.");
             events::insert(&mut tx, now, Event { kind: "machine.end_asked", task: None, vm: None, message }).await?;
         }
+        let targets = ids.iter().map(|machine| Party::new("machine", machine)).collect();
+        let payload = serde_json::json!({ "unknown": true });
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "machine", "", payload) }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ids)

@@ -1,13 +1,16 @@
 //! How tasks end, and the one place where a VM's end begins: whoever wants a VM gone comes through [`end_vms`], and a held VM
 //! survives all of them until its hold ends.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::volume_ends::let_volumes_go;
 use super::{Db, DbError, breakers};
+use crate::domain::audit::Party;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::{TaskState, VmState};
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 
 /// A task is failed when this many VMs could not be made fit for it: the fault is in what it asks for, or in the image.
@@ -80,7 +83,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let Some(row) = sqlx::query!(
             r#"-- release::release_task (lock)
-               select state as "state: TaskState", vm_id as "vm_id: VmId" from vms.tasks where id = $1 for update"#,
+               select state as "state: TaskState", vm_id as "vm_id: VmId", project_id, principal from vms.tasks where id = $1 for update"#,
             task.0
         )
         .fetch_optional(&mut *tx)
@@ -107,6 +110,9 @@ impl Db {
         if let Some(vm) = row.vm_id {
             end_vms(&mut tx, &[vm], "the job is over", now).await?;
         }
+        let action = if end == TaskState::Released { "task.release" } else { "task.cancel" };
+        let payload = json!({ "principal": row.principal, "vm_id": row.vm_id });
+        audit::note(&mut tx, now, Deed { project: Some(&row.project_id), ..Deed::to(action, "task", task, payload) }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(Some(end))
@@ -151,6 +157,8 @@ impl Db {
         .await?;
         let ended = end_vms(&mut tx, &vms, &failure.detail, now).await?;
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
+        let targets = ended.iter().map(|vm| Party::new("vm", vm)).collect();
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "vm", "", json!({ "unknown": false })) }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ended)

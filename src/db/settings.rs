@@ -1,8 +1,12 @@
 //! `vms.settings`: live settings, one row a version; the newest is in force, and nobody overwrites what he has not seen.
 
+use super::audit::{self, Deed};
 use super::{Db, DbError};
 use crate::domain::settings::Settings;
+use crate::domain::settings_diff;
+use crate::domain::settings_history::SettingsVersion;
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 /// A version of the settings; 0 when none was ever saved and the seed is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,40 @@ impl Db {
         Ok(body.and_then(|body| serde_json::from_value(body).ok()))
     }
 
+    /// Versions older than `before`, newest first.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_settings_versions(&self, before: Option<i64>, limit: i64) -> Result<Vec<SettingsVersion>, DbError> {
+        let rows = sqlx::query_as!(
+            SettingsVersion,
+            "-- settings::list_settings_versions
+             select version, created_at, created_by from vms.settings where version < $1 order by version desc limit $2",
+            before.unwrap_or(i64::MAX),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// One version, with its settings as they were saved: another binary may have known other fields.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn find_settings_version(&self, version: i64) -> Result<Option<(SettingsVersion, serde_json::Value)>, DbError> {
+        let row = sqlx::query!(
+            "-- settings::find_settings_version
+             select version, created_at, created_by, body from vms.settings where version = $1",
+            version
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| {
+            (SettingsVersion { version: row.version, created_at: row.created_at, created_by: row.created_by }, row.body)
+        }))
+    }
+
     /// Saves a new version on top of `seen`.
     ///
     /// # Errors
@@ -65,6 +103,10 @@ impl Db {
         sqlx::query!("-- settings::insert_settings (lock)\n lock table vms.settings in share row exclusive mode")
             .execute(&mut *tx)
             .await?;
+        let before =
+            sqlx::query_scalar!("-- settings::insert_settings (before)\n select body from vms.settings where version = $1", seen)
+                .fetch_optional(&mut *tx)
+                .await?;
         let version = sqlx::query_scalar!(
             "-- settings::insert_settings
              insert into vms.settings (body, created_at, created_by)
@@ -79,6 +121,10 @@ impl Db {
         .fetch_optional(&mut *tx)
         .await?
         .ok_or_else(|| DbError::Conflict("the settings were changed by somebody else".to_owned()))?;
+        // What another binary saved may not be readable: then every field is told.
+        let before = before.and_then(|body| serde_json::from_value(body).ok()).unwrap_or_default();
+        let payload = json!({ "version": version, "on_top_of": seen, "changes": settings_diff::diff(&before, settings) });
+        audit::note(&mut tx, now, Deed::to("settings.update", "settings", version, payload)).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(version)

@@ -2,6 +2,7 @@
 //!
 //! Not here: how a task gets its VM (`claims`), how tasks end (`release`).
 
+use super::audit::{self, Deed};
 use super::rows::{TaskRow, way_in};
 use super::{Db, DbError, history};
 use crate::domain::api::{TaskCache, TaskView, TaskVm};
@@ -13,6 +14,7 @@ use crate::domain::plan::assign::Waiting;
 use crate::domain::tags::Origin;
 use crate::domain::task::{Executor, TaskRequest};
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -130,6 +132,15 @@ async fn find(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskRo
     Ok(raw.map(TaskRow::from))
 }
 
+fn created<'a>(new: &NewTask<'a>) -> Deed<'a> {
+    let request = new.request;
+    let payload = json!({
+        "project_id": request.project_id, "executor": request.executor, "resource_class": request.resource_class,
+        "docker_layer_caching": request.docker_layer_caching, "cache_trust": request.cache_trust,
+    });
+    Deed { project: Some(&request.project_id), ..Deed::to("task.create", "task", new.id, payload) }
+}
+
 impl Db {
     /// Makes the task, or finds that it is there. When no waiting task ranks before it and a fitting VM is available, it has
     /// that VM in the same commit, and is `ready` unless something must be put into the VM first.
@@ -138,16 +149,19 @@ impl Db {
     /// See [`DbError`].
     pub async fn ensure_task(&self, new: &NewTask<'_>, now: DateTime<Utc>) -> Result<Ensured, DbError> {
         let request = serde_json::to_value(new.request).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
+        let created = audit::events(now, || created(new));
         let mut connection = self.pool.acquire().await?;
         let made = sqlx::query_as!(
             Raw,
             r#"-- tasks::ensure_task
+               with made as (select * from vms.put_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)),
+               audited as (insert into vms.audit select e.* from made, jsonb_populate_recordset(null::vms.audit, $12) e)
                select id as "id!: TaskId", principal as "principal!", request_hash as "request_hash!",
                       request as "request!: Json<TaskRequest>", state as "state!: TaskState", failure_code as "failure_code: FailureCode",
                       failure_detail, created_at as "created_at!", ready_at, ended_at, vm_id as "vm_id: VmId", provider, provider_id,
                       origin as "origin: Origin", address, ssh_port, docker_port, identity_sealed,
                       cache_volume_id as "cache_volume_id: VolumeId", cache_hit, cache_reason
-               from vms.put_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+               from made"#,
             new.id.0,
             new.principal,
             new.request_hash,
@@ -159,6 +173,7 @@ impl Db {
             new.max_run_seconds,
             new.request.lease_seconds.and_then(|s| i32::try_from(s).ok()),
             now,
+            created,
         )
         // To the end, which is the commit: the first row comes before it.
         .fetch_all(&mut *connection)

@@ -1,5 +1,6 @@
 //! VMs as people see them: lists, one VM, holds. No secret is in them, except [`Db::find_way_in`] for an operator's way in.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::rows::{WayIn, way_in};
 use super::{Db, DbError};
@@ -93,6 +94,7 @@ impl Db {
                 None => format!("No longer held, says {principal}."),
             };
             events::insert(&mut tx, now, Event { kind: "vm.hold", task: None, vm: Some(vm), message }).await?;
+            audit::note(&mut tx, now, Deed::hold("vm", vm, hold)).await?;
         }
         tx.commit().await?;
         self.wake.send();
@@ -116,6 +118,7 @@ impl Db {
         if found.is_some() {
             let message = format!("Way in given to {principal}.");
             events::insert(&mut tx, now, Event { kind: "vm.entered", task: None, vm: Some(vm), message }).await?;
+            audit::note(&mut tx, now, Deed::to("vm.connection.view", "vm", vm, serde_json::json!({}))).await?;
         }
         tx.commit().await?;
         Ok(found)

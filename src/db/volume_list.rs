@@ -1,5 +1,6 @@
 //! Cache volumes as people see them: lists, one volume, holds, and the wish to delete one.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::volume_ends::begin_deletion;
 use super::{Db, DbError};
@@ -113,6 +114,7 @@ impl Db {
                 None => format!("Volume {volume} is no longer held, says {principal}."),
             };
             events::insert(&mut tx, now, Event { kind: "volume.hold", task: None, vm: None, message }).await?;
+            audit::note(&mut tx, now, Deed::hold("volume", volume, hold)).await?;
         }
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
@@ -125,6 +127,9 @@ impl Db {
     pub async fn delete_volume(&self, volume: VolumeId, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut tx = self.pool.begin().await?;
         let begun = begin_deletion(&mut tx, volume, &format!("the operator {principal} wants it so"), now).await?;
+        if begun {
+            audit::note(&mut tx, now, Deed::to("volume.delete", "volume", volume, serde_json::json!({}))).await?;
+        }
         tx.commit().await?;
         self.wake.send();
         Ok(begun)

@@ -63,6 +63,10 @@ id!(
     ImageOrderId
 );
 id!(
+    /// One check of settings before they are saved.
+    SettingsCheckId
+);
+id!(
     /// This installation; tags every machine, so that two installations on one account or host never touch each other.
     InstallationId
 );

@@ -6,6 +6,8 @@
 
 pub mod access;
 pub mod api;
+pub mod audit;
+pub mod catalogue;
 pub mod ec2;
 pub mod failure;
 pub mod identity;
@@ -19,7 +21,11 @@ pub mod plan;
 pub mod preallocated;
 pub mod rate;
 pub mod resource_class;
+pub mod schedule_preview;
 pub mod secret;
 pub mod settings;
+pub mod settings_check;
+pub mod settings_diff;
+pub mod settings_history;
 pub mod tags;
 pub mod task;

@@ -130,7 +130,7 @@ impl Preallocated {
     }
 
     /// The pattern's newest time that is not after `now`.
-    fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(super) fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
         // The library keeps the fraction of the second that it starts from.
         let from = now.trunc_subsecs(0).with_timezone(&zone);

@@ -34,6 +34,41 @@ pub struct ResourceClass {
     #[garde(dive, custom(can_be_stopped(&self.ec2)))]
     #[serde(default)]
     pub reserve: Reserve,
+    /// What one of its VMs costs an hour, in your currency, up to 4000; none: unknown, and in no sum.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub price_per_hour: Option<Price>,
+}
+
+/// Money, in millionths of any currency's unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Price(u32);
+
+impl Price {
+    /// In millionths.
+    pub const fn micros(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Price {
+    type Error = &'static str;
+
+    fn try_from(units: f64) -> Result<Self, Self::Error> {
+        let out_of_range = "is not a price from 0 to 4000, such as 0.096";
+        if !(0.0..=4000.0).contains(&units) {
+            return Err(out_of_range);
+        }
+        format!("{:.0}", units * 1e6).parse().map(Self).map_err(|_| out_of_range)
+    }
+}
+
+impl From<Price> for f64 {
+    fn from(price: Price) -> Self {
+        Self::from(price.0) / 1e6
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -78,9 +113,9 @@ fn can_be_stopped(ec2: &Ec2Class) -> impl FnOnce(&Reserve, &()) -> garde::Result
 }
 
 impl ResourceClass {
-    /// Whether a VM of this class is as one of the other; numbers of VMs do not make a VM.
+    /// Whether a VM of this class is as one of the other; numbers of VMs and prices do not make a VM.
     pub fn makes_the_same(&self, other: &Self) -> bool {
-        let Self { vcpus, memory_mib, disk_gib, limit: _, gpus, ec2, reserve } = other;
+        let Self { vcpus, memory_mib, disk_gib, limit: _, gpus, ec2, reserve, price_per_hour: _ } = other;
         let of = (*vcpus, *memory_mib, *disk_gib, *gpus, ec2, reserve.hibernate);
         (self.vcpus, self.memory_mib, self.disk_gib, self.gpus, &self.ec2, self.reserve.hibernate) == of
     }
@@ -96,6 +131,7 @@ pub fn default_classes() -> BTreeMap<String, ResourceClass> {
         gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Reserve::default(),
+        price_per_hour: None,
     };
     BTreeMap::from([("medium".to_owned(), class(2, 4096)), ("large".to_owned(), class(4, 8192))])
 }

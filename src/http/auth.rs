@@ -2,11 +2,14 @@
 //!
 //! A token is looked up on every request, so that a revoked one is refused at once. Each principal has a budget of requests.
 //!
-//! Reads: `db` (tokens, by keyed hash). Not here: whose a task is (`tasks`).
+//! Reads: `db` (tokens, by keyed hash). Not here: whose a task is (`tasks`), what is noted of it all
+//! (`audit`).
 
+use super::audit;
 use super::problem::Problem;
 use super::state::AppState;
 use crate::domain::access::{Caller, Role};
+use crate::domain::ids::TokenId;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -30,16 +33,23 @@ pub(super) struct Operator(pub(super) Caller);
 /// Finds out who calls; the roles below rely on it.
 pub(super) async fn demand_token(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match caller(&state, request.headers()).await {
-        Ok(caller) => {
+        Ok((token, caller)) => {
             tracing::Span::current().record("principal", &caller.principal);
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            request.extensions_mut().insert(caller.clone());
+            audit::act(&state, &caller, token, request, next).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            let response = problem.into_response();
+            // Who shows no token at all has tried nothing.
+            if request.headers().contains_key(AUTHORIZATION) {
+                audit::turned_away(&state, &request.into_parts().0, response.status()).await;
+            }
+            response
+        }
     }
 }
 
-async fn caller(state: &AppState, headers: &HeaderMap) -> Result<Caller, Problem> {
+async fn caller(state: &AppState, headers: &HeaderMap) -> Result<(TokenId, Caller), Problem> {
     let missing = Problem::Unauthorized("Send a token in the header \"Authorization: Bearer …\".");
     let Some(header) = headers.get(AUTHORIZATION) else { return Err(missing) };
     let unknown = Problem::Unauthorized("This token is not known or was revoked: use another.");
@@ -51,9 +61,9 @@ async fn caller(state: &AppState, headers: &HeaderMap) -> Result<Caller, Problem
     if token.is_empty() || token.len() > TOKEN_MAX {
         return Err(unknown);
     }
-    let caller = state.db.find_caller(&state.sealer.token_hashes(token)).await?.ok_or(unknown)?;
+    let (id, caller) = state.db.find_token(&state.sealer.token_hashes(token)).await?.ok_or(unknown)?;
     state.rate.check_key(&caller.principal).map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
-    Ok(caller)
+    Ok((id, caller))
 }
 
 fn with_role(parts: &Parts, may: fn(Role) -> bool, needs: &str) -> Result<Caller, Problem> {

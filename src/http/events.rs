@@ -68,12 +68,8 @@ async fn list_events(
     if accepts("text/event-stream") {
         return events_stream::answer(state, filter, in_flight.map(|Extension(token)| token)).await;
     }
-    let mut items = state.db.list_events(&filter).await?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next_cursor = items.last().filter(|_| more).map(|last| last.id.to_string());
-    Ok(paging::answer(Page { items, next_cursor }, &uri))
+    let events = state.db.list_events(&filter).await?;
+    Ok(paging::numbered_page(events, limit, &uri, |event| event.id))
 }
 
 fn id(text: &str) -> Result<i64, Problem> {

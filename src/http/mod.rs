@@ -14,6 +14,8 @@
 pub mod serve;
 pub mod state;
 
+mod audit;
+mod audit_log;
 mod auth;
 mod connection;
 mod console;
@@ -30,6 +32,8 @@ mod paging;
 mod problem;
 mod router;
 mod settings;
+mod settings_checks;
+mod settings_history;
 mod task_list;
 mod task_wait;
 mod tasks;
@@ -37,6 +41,7 @@ mod tls;
 mod vm_hold;
 mod vms;
 mod volumes;
+mod waiting;
 
 pub use console::Hosts;
 pub use router::{broken_router, document, enveloped, router};

@@ -38,6 +38,11 @@ pub(super) fn read(cursor: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>
     row().map(Some).ok_or_else(unknown_cursor)
 }
 
+/// Postgres keeps this time, and so do cursors.
+pub(super) fn is_storable(at: DateTime<Utc>) -> bool {
+    (0..LATEST_MICROS).contains(&at.timestamp_micros())
+}
+
 /// For cursors of every kind.
 pub(super) fn unknown_cursor() -> Problem {
     Problem::Malformed("Correct the query: \"cursor\" is not one that this list gave.".to_owned())
@@ -62,8 +67,17 @@ pub(super) fn page<T: Serialize>(mut items: Vec<T>, limit: i64, uri: &Uri, key: 
     answer(Page { items, next_cursor }, uri)
 }
 
+/// A page of at most `limit` rows that are named by a number, made of up to one more.
+pub(super) fn numbered_page<T: Serialize>(mut items: Vec<T>, limit: i64, uri: &Uri, key: impl Fn(&T) -> i64) -> Response {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items.last().filter(|_| more).map(|last| key(last).to_string());
+    answer(Page { items, next_cursor }, uri)
+}
+
 /// A page with the `Link` to the next.
-pub(super) fn answer<T: Serialize>(page: Page<T>, uri: &Uri) -> Response {
+fn answer<T: Serialize>(page: Page<T>, uri: &Uri) -> Response {
     let link = page.next_cursor.as_deref().and_then(|cursor| {
         let others = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
         let query = others.map(|pair| format!("{}&", pair.replace('>', "%3E"))).collect::<String>();

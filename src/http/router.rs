@@ -5,7 +5,10 @@
 use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
-use super::{auth, console, docs, events, health, images, openapi, settings, task_list, tasks, vm_hold, vms, volumes};
+use super::{
+    audit_log, auth, console, docs, events, health, images, openapi, settings, settings_checks, settings_history, task_list, tasks,
+    vm_hold, vms, volumes,
+};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
 use axum::routing::get;
@@ -32,6 +35,9 @@ fn guarded() -> OpenApiRouter<AppState> {
         .merge(images::routes())
         .merge(events::routes())
         .merge(settings::routes())
+        .merge(settings_checks::routes())
+        .merge(settings_history::routes())
+        .merge(audit_log::routes())
         .merge(health::routes())
 }
 

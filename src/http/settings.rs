@@ -1,6 +1,7 @@
 //! Live settings: read with their version, saved only on top of the version that the caller has seen.
 //!
-//! Reads, writes: `db` (settings). Not here: putting them in force (`loops`).
+//! Reads, writes: `db` (settings). Not here: earlier versions (`settings_history`), checking them before (`settings_checks`), putting them
+//! in force (`loops`).
 
 use super::auth::{Operator, Viewer};
 use super::extract::Json;
@@ -8,7 +9,8 @@ use super::problem::Problem;
 use super::state::AppState;
 use crate::db::DbError;
 use crate::db::settings::Versioned;
-use crate::domain::ec2::Authentication;
+use crate::domain::access::Caller;
+use crate::domain::ec2::{AccessKey, Authentication};
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::seal::settings_row;
@@ -56,21 +58,26 @@ async fn put_settings(
     seal_secrets(&state, &mut settings)?;
     let seen = headers.get(header::IF_MATCH).ok_or(Problem::NoIfMatch)?;
     let seen = seen.to_str().ok().and_then(version).ok_or(Problem::Stale)?;
-    match state.db.insert_settings(seen, &settings, state.clock.now(), &caller.principal).await {
-        Ok(version) => Ok(answer(version, settings)),
+    let version = save(&state, &caller, seen, &settings).await?;
+    Ok(answer(version, settings))
+}
+
+/// Saves settings, whose secrets are sealed, on top of the version that was seen; says which version they are.
+pub(super) async fn save(state: &AppState, caller: &Caller, seen: i64, settings: &Settings) -> Result<i64, Problem> {
+    match state.db.insert_settings(seen, settings, state.clock.now(), &caller.principal).await {
         Err(DbError::Conflict(_)) => Err(Problem::Stale),
-        Err(other) => Err(other.into()),
+        other => Ok(other?),
     }
 }
 
-/// What is kept and shown has the secret half of an access key sealed.
-fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
+/// What is kept and shown has the secret half of an access key sealed. What we have sealed before, in whichever version, stays good.
+pub(super) fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
     let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
     let Some(secret) = key.secret.take().map(Secret::new) else {
         let known = state.settings.borrow();
         let is_kept = matches!(&known.settings.ec2.authentication, Authentication::AccessKey(kept) if kept == key);
-        let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key");
-        return if is_kept { Ok(()) } else { Err(missing()) };
+        let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key.");
+        return if is_kept || is_ours(state, key) { Ok(()) } else { Err(missing()) };
     };
     let sealed =
         state.sealer.seal(settings_row(), secret.expose().as_bytes()).map_err(|error| Problem::Defect(error.to_string()))?;
@@ -78,7 +85,14 @@ fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem
     Ok(())
 }
 
-async fn newest(state: &AppState) -> Result<Versioned, Problem> {
+/// Only who has a sealing key of ours could have made it.
+fn is_ours(state: &AppState, key: &AccessKey) -> bool {
+    let sealed = key.sealed.as_deref().and_then(|text| BASE64.decode(text).ok());
+    sealed.is_some_and(|sealed| state.sealer.open(settings_row(), &sealed).is_ok())
+}
+
+/// The settings in force, as they are saved.
+pub(super) async fn newest(state: &AppState) -> Result<Versioned, Problem> {
     let saved = state.db.find_settings().await?;
     Ok(saved.unwrap_or_else(|| Versioned { version: 0, settings: state.settings.borrow().settings.clone() }))
 }
@@ -88,6 +102,6 @@ fn answer(version: i64, settings: Settings) -> Response {
 }
 
 /// One strong tag, as we give them; no other can name a version.
-fn version(tag: &str) -> Option<i64> {
+pub(super) fn version(tag: &str) -> Option<i64> {
     tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }

@@ -3,6 +3,7 @@
 //! Reads: live settings and the configuration's problem from whoever feeds their channels (`app`).
 //! Not here: who calls (`auth`).
 
+use super::audit::Gate;
 use super::console::{Console, Hosts};
 use crate::clock::Clock;
 use crate::db::Db;
@@ -65,6 +66,7 @@ pub struct AppState {
     pub limits: Limits,
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
     pub(super) console: Arc<Console>,
+    pub(super) audit: Arc<Gate>,
 }
 
 impl AppState {
@@ -80,7 +82,8 @@ impl AppState {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
         let console = Arc::new(Console::new(Hosts::default(), false));
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), console }
+        let audit = Arc::new(Gate::new());
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), console, audit }
     }
 
     /// With other limits.

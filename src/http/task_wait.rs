@@ -1,23 +1,16 @@
 //! Finds a task for its caller, and waits for it to settle, holding no database connection while it waits.
 //!
-//! A task has *settled* when it is ready or has ended. A waiter looks when something changed anywhere, and once a second anyway, so
-//! that a lost wake-up costs at most a second; it stops at the end of its time and at the service's stop.
+//! A task has *settled* when it is ready or has ended.
 //!
-//! Reads: `db` (tasks, wake-ups).
+//! Reads: `db` (tasks). Not here: how it is waited (`waiting`).
 
 use super::problem::Problem;
 use super::state::AppState;
+use super::waiting::until_settled;
 use crate::db::rows::TaskRow;
 use crate::domain::access::Caller;
 use crate::domain::ids::TaskId;
 use crate::domain::lifecycle::TaskState;
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
-
-/// Look again after this long without a wake-up (DESIGN.md §12).
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Between two looks of one waiter: a burst of changes is looked at once, like the wake-ups themselves.
-const APART: Duration = Duration::from_millis(20);
 
 /// The task, when this caller may see it.
 pub(super) async fn find(state: &AppState, caller: &Caller, id: TaskId) -> Result<TaskRow, Problem> {
@@ -27,24 +20,10 @@ pub(super) async fn find(state: &AppState, caller: &Caller, id: TaskId) -> Resul
 
 /// The task as it settled, or as it is after `seconds`.
 pub(super) async fn settled(state: &AppState, caller: &Caller, id: TaskId, seconds: u64) -> Result<TaskRow, Problem> {
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut wake = state.db.wake.subscribe();
-    loop {
-        wake.mark_unchanged();
-        let looked = Instant::now();
+    until_settled(state, seconds, || async {
         let row = find(state, caller, id).await?;
         let settled = row.view.state == TaskState::Ready || row.view.state.is_terminal();
-        if settled || Instant::now() >= end || state.stop.is_cancelled() {
-            return Ok(row);
-        }
-        tokio::select! {
-            () = state.stop.cancelled() => {}
-            () = sleep_until(end) => {}
-            () = sleep_until(looked + LOOK_AGAIN) => {}
-            changed = wake.changed() => match changed {
-                Ok(()) => sleep_until(end.min(looked + APART)).await,
-                Err(_) => sleep_until(end.min(looked + LOOK_AGAIN)).await,
-            }
-        }
-    }
+        Ok((row, settled))
+    })
+    .await
 }

@@ -7,7 +7,9 @@
 //! machine holds up nobody; recovery is the next tick.
 
 pub mod assign;
+pub mod audit;
 pub mod cache;
+pub mod checks;
 pub mod collect;
 pub mod collect_cache;
 pub mod collect_images;
@@ -195,5 +197,6 @@ pub fn gc_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(collect_cache::CollectCache(world.clone())),
         Arc::new(collect_images::CollectImages(world.clone())),
         Arc::new(history::History(world.clone())),
+        Arc::new(audit::Seal(world.clone())),
     ]
 }

@@ -11,6 +11,7 @@ use crate::domain::plan::room::Kind;
 use crate::domain::plan::scale::{Snapshot, plan_scale};
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
+use crate::provider::Provider;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -34,19 +35,7 @@ impl Loop for Scale {
         let settings = world.settings();
         let provider = world.provider(&settings);
         let provider = provider.as_deref();
-        let registered = match provider {
-            Some(provider) => world.db.list_registered((provider.name(), provider.place())).await?,
-            None => Vec::new(),
-        };
-        let classes = settings.resource_classes.iter().map(|(name, class)| {
-            let fit = provider.map(|provider| wanted::offer(provider, class, &registered).fit());
-            (name.clone(), (class.clone(), fit.unwrap_or_default()))
-        });
-        let (idle, reserve) = world.db.list_idle(&classes.collect(), now).await?;
-        let limits = wanted::limits(world, &settings, provider, now).await?;
-        let keeps_reserve = provider.is_some_and(|provider| provider.reserve().is_some());
-        let snapshot = Snapshot { limits, idle, reserve, keeps_reserve, waiting: self.waiting(&settings).await? };
-        let decision = plan_scale(&snapshot);
+        let decision = plan_scale(&gather(world, &settings, provider, now).await?);
         if let Some(provider) = provider {
             wanted::write(world, &settings, provider, Origin::Preallocated, &decision.launches, now).await?;
         }
@@ -63,16 +52,38 @@ impl Loop for Scale {
     }
 }
 
-impl Scale {
-    /// Tasks that wait and may have a VM, by kind.
-    async fn waiting(&self, settings: &Settings) -> anyhow::Result<BTreeMap<Kind, u32>> {
-        let at_work = self.0.db.at_work().await?;
-        let mut waiting: BTreeMap<Kind, u32> = BTreeMap::new();
-        for (kind, project, count) in self.0.db.count_waiting().await? {
-            let has = at_work.get(&project).copied().unwrap_or_default();
-            let may = settings.limits.vms_per_project.map_or(u32::MAX, |limit| limit.saturating_sub(has));
-            *waiting.entry(kind).or_default() += count.min(may);
-        }
-        Ok(waiting)
+/// What the scaler would decide on under these settings.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn gather<'a>(
+    world: &World,
+    settings: &'a Settings,
+    provider: Option<&dyn Provider>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Snapshot<'a>> {
+    let registered = match provider {
+        Some(provider) => world.db.list_registered((provider.name(), provider.place())).await?,
+        None => Vec::new(),
+    };
+    let classes = settings.resource_classes.iter().map(|(name, class)| {
+        let fit = provider.map(|provider| wanted::offer(provider, class, &registered).fit());
+        (name.clone(), (class.clone(), fit.unwrap_or_default()))
+    });
+    let (idle, reserve) = world.db.list_idle(&classes.collect(), now).await?;
+    let limits = wanted::limits(world, settings, provider, now).await?;
+    let keeps_reserve = provider.is_some_and(|provider| provider.reserve().is_some());
+    Ok(Snapshot { limits, idle, reserve, keeps_reserve, waiting: waiting(world, settings).await? })
+}
+
+/// Tasks that wait and may have a VM, by kind.
+async fn waiting(world: &World, settings: &Settings) -> anyhow::Result<BTreeMap<Kind, u32>> {
+    let at_work = world.db.at_work().await?;
+    let mut waiting: BTreeMap<Kind, u32> = BTreeMap::new();
+    for (kind, project, count) in world.db.count_waiting().await? {
+        let has = at_work.get(&project).copied().unwrap_or_default();
+        let may = settings.limits.vms_per_project.map_or(u32::MAX, |limit| limit.saturating_sub(has));
+        *waiting.entry(kind).or_default() += count.min(may);
     }
+    Ok(waiting)
 }

@@ -18,7 +18,7 @@ const BREATH: Duration = Duration::from_millis(10);
 /// For acts to end by themselves at shutdown; a boot takes longer, and is gone on with at the next start.
 const GRACE: Duration = Duration::from_secs(3);
 /// Loops that the database's wake-ups do not concern.
-const UNWOKEN: [&str; 4] = ["expire", "collect", "collect volumes", "history"];
+const UNWOKEN: [&str; 6] = ["expire", "collect", "collect volumes", "history", "audit", "audit files"];
 
 /// Runs the loops until `stop`, then waits for what they have begun.
 pub async fn run(loops: Vec<Arc<dyn Loop>>, clock: Arc<dyn Clock>, wake: &Wake, crons: &Crons, stop: CancellationToken) {

@@ -337,4 +337,10 @@ pub trait Provider: Send + Sync {
 
     /// Looks whether machines can be made here, and says what to change. Makes none that outlast the call.
     async fn check(&self) -> Vec<Finding>;
+
+    /// The same for settings that are not in force yet. Where settings bring a provider about, one that was made for them is asked
+    /// [`Provider::check`] instead.
+    async fn preflight(&self, _settings: &Settings) -> Vec<Finding> {
+        self.check().await
+    }
 }

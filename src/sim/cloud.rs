@@ -150,8 +150,11 @@ impl Provider for Sim {
         .await
     }
 
+    /// A dry run of a launch.
     async fn check(&self) -> Vec<Finding> {
-        Vec::new()
+        let answer = self.through(&ops::CHECK, |world| world.call(&ops::CHECK, 1, String::new, World::dry_run)).await;
+        let (ok, detail) = answer.map_or_else(|error| (false, error.to_string()), |()| (true, "allowed".to_owned()));
+        vec![Finding { ok, what: "trial launch".to_owned(), detail }]
     }
 }
 
@@ -195,6 +198,10 @@ impl World {
         let units = spec.count.min(self.rules.max_batch);
         let asked = || format!("{} x{}", spec.client_token, spec.count);
         self.call(&ops::LAUNCH, units, asked, |world| world.launch(spec))
+    }
+
+    fn dry_run(&mut self) -> Result<(), ProviderError> {
+        self.faults.refusal().map_or(Ok(()), |reason| Err(ProviderError::Invalid(reason)))
     }
 
     /// Pages of a list of so many entries; an empty one is a call too.

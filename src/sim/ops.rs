@@ -79,6 +79,7 @@ op!(FIND_MACHINES, "find_machines", Look);
 op!(TERMINATE, "terminate", Terminate);
 op!(LIST_NOTICES, "list_notices", Look);
 op!(CONSOLE, "console", Look);
+op!(CHECK, "check", Look);
 op!(STOP_MACHINE, "stop_machine", Change);
 op!(START_MACHINE, "start_machine", Change);
 op!(LIST_VOLUMES, "list_volumes", Look);

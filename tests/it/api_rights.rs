@@ -37,8 +37,14 @@ const ROUTES: &[(&str, &str, [bool; 3])] = &[
     ("POST", "/api/v1/images/{id}/promote", [false, true, false]),
     ("POST", "/api/v1/images/{id}/retire", [false, true, false]),
     ("GET", "/api/v1/events", [false, true, true]),
+    ("GET", "/api/v1/audit", [false, true, true]),
+    ("GET", "/api/v1/audit/check", [false, true, true]),
     ("GET", "/api/v1/settings", [false, true, true]),
     ("PUT", "/api/v1/settings", [false, true, false]),
+    ("POST", "/api/v1/settings/checks", [false, true, false]),
+    ("GET", "/api/v1/settings/checks/{id}", [false, true, true]),
+    ("GET", "/api/v1/settings/history", [false, true, true]),
+    ("GET", "/api/v1/settings/history/{version}", [false, true, true]),
 ];
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -46,7 +52,7 @@ async fn each_route_lets_in_its_roles_and_nobody_else(pool: PgPool) {
     let api = Api::new(pool).await;
     let document = [("GET", "/openapi.json", [true; 3])];
     for (method, path, may) in ROUTES.iter().chain(&document) {
-        let path = path.replace("{id}", &Uuid::from_u128(77).to_string());
+        let path = path.replace("{id}", &Uuid::from_u128(77).to_string()).replace("{version}", "77");
         for (token, may) in [CI, OPERATOR, VIEWER].into_iter().zip(may) {
             let reply = api.call(token, method, &path).await;
             assert_ne!(reply.status, 401, "{method} {path} {token}");

@@ -29,6 +29,7 @@ pub(crate) async fn hold(provider: &dyn Provider, ours: InstallationId, user_dat
         gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Default::default(),
+        price_per_hour: None,
     };
     let tags = Tags {
         installation: ours,

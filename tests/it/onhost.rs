@@ -59,6 +59,7 @@ pub(crate) fn spec(token: &str, installation: InstallationId, user_data: &str) -
         gpus: 0,
         ec2: Ec2Class::default(),
         reserve: Default::default(),
+        price_per_hour: None,
     };
     LaunchSpec {
         client_token: token.into(),

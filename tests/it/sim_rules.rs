@@ -75,6 +75,7 @@ impl Cloud {
                 gpus: 0,
                 ec2: Ec2Class::default(),
                 reserve: Default::default(),
+                price_per_hour: None,
             },
             count,
             candidate: String::new(),

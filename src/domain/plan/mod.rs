@@ -10,4 +10,5 @@ pub mod gc_volumes;
 pub mod images;
 pub mod queue;
 pub mod room;
+pub mod save;
 pub mod scale;

@@ -26,6 +26,7 @@ mod live;
 mod overview;
 mod phases;
 mod session;
+mod settings;
 mod sign_in;
 mod task;
 mod tasks;
@@ -55,31 +56,40 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/", get(|| async { Redirect::permanent("/console") }))
         .route("/console/tasks", get(tasks::page))
         .route("/console/tasks/{id}", get(task::page))
-        .route("/console/tasks/{id}/release", post(task::release))
         .route("/console/vms", get(vms::page))
         .route("/console/vms/{id}", get(vm::page))
-        .route("/console/vms/{id}/hold", post(vm::hold))
-        .route("/console/vms/{id}/let-go", post(vm::let_go))
-        .route("/console/vms/{id}/terminate", post(vm::terminate))
         .route("/console/volumes", get(volumes::page))
         .route("/console/volumes/{id}", get(volume::page))
-        .route("/console/volumes/{id}/hold", post(volume::hold))
-        .route("/console/volumes/{id}/let-go", post(volume::let_go))
-        .route("/console/volumes/{id}/delete", post(volume::delete))
         .route("/console/images", get(images::page))
         .route("/console/images/{id}", get(image::page))
-        .route("/console/images/{id}/share", post(image::share))
-        .route("/console/images/{id}/promote", post(image::promote))
-        .route("/console/images/{id}/retire", post(image::retire))
         .route("/console/events", get(events::page))
         .route("/console/live", get(live::stream))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
+        .merge(settings::pages())
+        .merge(changes())
         .route("/console/{*rest}", get(nothing))
+        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(CompressionLayer::new())
         .layer(from_fn_with_state(state.clone(), doors::pass));
     Router::new().route("/", get(|| async { Redirect::to("/console") })).merge(pages)
+}
+
+/// Everything that an operator can do.
+fn changes() -> Router<AppState> {
+    Router::new()
+        .route("/console/tasks/{id}/release", post(task::release))
+        .route("/console/vms/{id}/hold", post(vm::hold))
+        .route("/console/vms/{id}/let-go", post(vm::let_go))
+        .route("/console/vms/{id}/terminate", post(vm::terminate))
+        .route("/console/volumes/{id}/hold", post(volume::hold))
+        .route("/console/volumes/{id}/let-go", post(volume::let_go))
+        .route("/console/volumes/{id}/delete", post(volume::delete))
+        .route("/console/images/{id}/share", post(image::share))
+        .route("/console/images/{id}/promote", post(image::promote))
+        .route("/console/images/{id}/retire", post(image::retire))
+        .merge(settings::changes())
 }
 
 async fn nothing() -> Problem {

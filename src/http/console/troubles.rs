@@ -152,9 +152,10 @@ mod tests {
         let keys = |facts: &Facts<'_>| troubles(facts).iter().map(|trouble| trouble.key).collect::<Vec<_>>();
         assert_eq!(keys(&facts), ["breaker", "quarantined-vms"]);
         assert!(troubles(&facts)[0].text.contains("no image"));
-        assert_eq!(keys(&Facts { breakers: &[], vms: &BTreeMap::new(), ..facts }), Vec::<&str>::new());
+        assert_eq!(keys(&Facts { configuration: None, breakers: &[], vms: &BTreeMap::new(), ..facts }), Vec::<&str>::new());
         let (none, many) = (Settings::default(), Totals { unknown: 3, missing_images: 1, ..totals() });
-        let worse = Facts { settings: &none, skew: TimeDelta::seconds(-3), totals: &many, is_blind: true, ..facts };
+        let worse =
+            Facts { configuration: None, settings: &none, skew: TimeDelta::seconds(-3), totals: &many, is_blind: true, ..facts };
         assert_eq!(keys(&worse), ["skew", "blind", "breaker", "no-provider", "unknown", "quarantined-vms", "missing-images"]);
     }
 }

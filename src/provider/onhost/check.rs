@@ -3,7 +3,7 @@
 //! Calls: `qemu-system-x86_64 --version`, `qemu-img --version`, `passt --version`; the KVM probe when its answer is not known yet.
 
 use super::process::run;
-use super::{OnHost, host, launch, passt, qemu};
+use super::{OnHost, host, kvm, launch, passt, qemu};
 use crate::domain::settings::VmNetwork;
 use crate::provider::Finding;
 use std::time::Duration;
@@ -13,11 +13,14 @@ const OLDEST_QEMU: (u32, u32) = (7, 2);
 /// Room for what a few VMs write.
 const LEAST_BYTES: u64 = 10 << 30;
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Software emulation takes about 3 s on a quiet host.
+const PROBE_WITHIN: Duration = Duration::from_secs(20);
 const GET_QEMU: &str = "install QEMU 7.2 or newer: apt-get install qemu-system-x86 qemu-utils";
 
-pub(super) async fn check(on_host: &OnHost) -> Vec<Finding> {
+/// `network`: what the VMs are to reach.
+pub(super) async fn check(on_host: &OnHost, network: VmNetwork) -> Vec<Finding> {
     let (emulator, images) = tokio::join!(program(qemu::PROGRAM), program("qemu-img"));
-    vec![emulator, images, image(on_host), network(on_host).await, folder(on_host), ports(on_host), processors(on_host).await]
+    vec![emulator, images, image(on_host), reach(network).await, folder(on_host), ports(on_host), processors(on_host).await]
 }
 
 fn finding(ok: bool, what: &str, detail: impl Into<String>) -> Finding {
@@ -50,9 +53,9 @@ fn image(on_host: &OnHost) -> Finding {
     }
 }
 
-async fn network(on_host: &OnHost) -> Finding {
+async fn reach(network: VmNetwork) -> Finding {
     const WHAT: &str = "network of the VMs";
-    match on_host.network() {
+    match network {
         VmNetwork::Closed => finding(true, WHAT, "closed: only the forwarded ports"),
         VmNetwork::Open if !host::has_program(passt::PROGRAM) => finding(false, WHAT, launch::NO_PASST),
         VmNetwork::Open => match run(passt::PROGRAM, &["--version"], DEADLINE).await {
@@ -89,6 +92,23 @@ async fn processors(on_host: &OnHost) -> Finding {
             Ok(choice) => finding(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),
             Err(error) => finding(true, WHAT, error.to_string()),
         },
+    }
+}
+
+/// Boots a VM without a disk up to its first program, whatever earlier probes have said.
+pub(super) async fn probe_boot(on_host: &OnHost) -> Finding {
+    const WHAT: &str = "probe boot";
+    let image = match on_host.open_image(None) {
+        Ok(image) => image,
+        Err(detail) => return finding(false, WHAT, format!("not tried: {detail}")),
+    };
+    let accelerator = match on_host.accelerator(&image, super::PROBE_PATIENCE).await {
+        Ok(choice) => choice.accelerator,
+        Err(error) => return finding(false, WHAT, format!("not tried: {error}")),
+    };
+    match kvm::probe(accelerator, &image, PROBE_WITHIN).await {
+        Ok(()) => finding(true, WHAT, format!("a VM without a disk booted ({accelerator:?})")),
+        Err(error) => finding(false, WHAT, format!("a VM without a disk did not boot ({accelerator:?}): {error:#}")),
     }
 }
 

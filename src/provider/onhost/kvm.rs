@@ -76,7 +76,7 @@ async fn known(data: &Path, image: &Image) -> Known {
 }
 
 /// Boots the kernel up to its first program.
-async fn probe(accelerator: Accelerator, image: &Image, deadline: Duration) -> anyhow::Result<()> {
+pub(super) async fn probe(accelerator: Accelerator, image: &Image, deadline: Duration) -> anyhow::Result<()> {
     let mut line = qemu::base();
     line.extend(accelerator.arguments().map(str::to_owned));
     // Behind "--" stand the arguments of the first program; it ends at once, the kernel panics and QEMU with it.

@@ -251,6 +251,12 @@ impl Provider for OnHost {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        check::check(self).await
+        check::check(self, self.network()).await
+    }
+
+    async fn preflight(&self, settings: &Settings) -> Vec<Finding> {
+        let mut findings = check::check(self, settings.on_host.network).await;
+        findings.push(check::probe_boot(self).await);
+        findings
     }
 }

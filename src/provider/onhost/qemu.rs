@@ -169,6 +169,7 @@ mod tests {
             gpus: 0,
             ec2: crate::domain::ec2::Ec2Class::default(),
             reserve: Default::default(),
+            price_per_hour: None,
         };
         let image = Image::for_tests();
         let of = |accelerator, link| {
