@@ -4,6 +4,7 @@
 
 use super::problem::Shape;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::ArrayItems;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, OpenApi as Document, Ref, RefOr, Response, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
@@ -33,17 +34,29 @@ pub(super) fn finish(routes: Document) -> Document {
 
 /// A shape that is part of a larger one (`#[serde(flatten)]`) forbids nothing there: what stands beside it is the larger one's.
 fn open_parts(components: &mut Components) {
-    let shapes = components.schemas.clone();
-    for shape in components.schemas.values_mut() {
-        let RefOr::T(Schema::AllOf(whole)) = shape else { continue };
-        for part in &mut whole.items {
-            let RefOr::Ref(reference) = part else { continue };
-            let name = reference.ref_location.trim_start_matches("#/components/schemas/");
-            let Some(RefOr::T(Schema::Object(closed))) = shapes.get(name) else { continue };
-            let mut open = closed.clone();
-            open.additional_properties = None;
-            *part = RefOr::T(Schema::Object(open));
+    let all = components.clone();
+    components.schemas.values_mut().for_each(|shape| open_parts_in(shape, &all));
+}
+
+fn open_parts_in(shape: &mut RefOr<Schema>, all: &Components) {
+    match shape {
+        RefOr::T(Schema::Object(object)) => object.properties.values_mut().for_each(|inner| open_parts_in(inner, all)),
+        RefOr::T(Schema::Array(array)) => {
+            if let ArrayItems::RefOrSchema(inner) = &mut array.items {
+                open_parts_in(inner, all);
+            }
         }
+        RefOr::T(Schema::AllOf(whole)) => {
+            for part in &mut whole.items {
+                let RefOr::Ref(reference) = part else { continue };
+                let name = reference.ref_location.trim_start_matches("#/components/schemas/");
+                let Some(RefOr::T(Schema::Object(closed))) = all.schemas.get(name) else { continue };
+                let mut open = closed.clone();
+                open.additional_properties = None;
+                *part = RefOr::T(Schema::Object(open));
+            }
+        }
+        _ => {}
     }
 }
 
