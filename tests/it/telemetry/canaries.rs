@@ -58,6 +58,7 @@ async fn no_canary_is_told(pool: PgPool) {
         }
     }
     // What a launch is met with first is sealed in its row until its last machine has been met.
+    day.bench.sim.set_boot_time(chrono::TimeDelta::seconds(5));
     let (waiting, _) = day.ask(&json!({"executor": "machine", "project_id": "bootstrap"})).await;
     day.bench.turn(1).await;
     let rows: Vec<(Uuid, Vec<u8>)> =

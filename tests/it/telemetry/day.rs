@@ -94,6 +94,9 @@ impl Day {
         self.bench.turn_until(id, TaskState::Ready, 120).await;
         let path = format!("/api/v1/tasks/{id}");
         let ready = self.call("GET", &path, None).await.json();
+        if ready["cache"]["volume_id"].is_string() {
+            self.bench.sim.use_layers(ready["vm"]["provider_id"].as_str().unwrap(), &[("base", 100)]);
+        }
         assert_eq!(self.call("DELETE", &path, None).await.status, 200);
         self.bench.turn(10).await;
         ready

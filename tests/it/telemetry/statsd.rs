@@ -3,7 +3,7 @@
 use super::day::Day;
 use serde_json::json;
 use sqlx::PgPool;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -17,6 +17,7 @@ use vm_service::telemetry::recorder;
 async fn until(socket: &UdpSocket, wanted: &[&str]) -> BTreeSet<String> {
     let end = Instant::now() + Duration::from_secs(20);
     let (mut seen, mut datagram) = (BTreeSet::new(), vec![0; 65_536]);
+    let mut sums: BTreeMap<(String, String), u64> = BTreeMap::new();
     while !wanted.iter().all(|line| seen.contains(*line)) {
         let Ok(received) = timeout_at(end, socket.recv(&mut datagram)).await else {
             let missing: Vec<_> = wanted.iter().filter(|line| !seen.contains(**line)).collect();
@@ -24,7 +25,16 @@ async fn until(socket: &UdpSocket, wanted: &[&str]) -> BTreeSet<String> {
         };
         let text = std::str::from_utf8(&datagram[..received.unwrap()]).unwrap();
         assert!(text.len() <= 1432, "one packet on any network");
-        seen.extend(text.lines().map(str::to_owned));
+        for line in text.lines() {
+            seen.insert(line.to_owned());
+            // A counter comes in as many parts as there were flushes: what is looked for is their sum.
+            if let Some((name, (count, tags))) = line.split_once(':').and_then(|(name, rest)| Some((name, rest.split_once("|c")?)))
+            {
+                let sum = sums.entry((name.to_owned(), tags.to_owned())).or_default();
+                *sum += count.parse::<u64>().unwrap();
+                seen.insert(format!("{name}:{sum}|c{tags}"));
+            }
+        }
     }
     seen
 }
@@ -58,7 +68,7 @@ async fn the_guides_names_arrive_and_follow_the_setting(pool: PgPool) {
             "vm-service.gauges.unassigned_tasks_age:42.0|g",
             "circle.vm-service.vm.assigned-vm:1.0|g",
             "circle.vm-service.vms.get.status:1|c|#status:200",
-            "circle.vm-service.vms.post.status:1|c|#status:201",
+            "circle.vm-service.vms.post.status:2|c|#status:201",
             "circle.vm-service.vms.delete.status:1|c|#status:404",
             "vm_service_tasks:1.0|g|#status:queued",
         ],
