@@ -112,13 +112,6 @@ impl Service {
         all
     }
 
-    /// The loops of `serve`.
-    pub(super) fn serve_loops(&self) -> Vec<Arc<dyn Loop>> {
-        let mut all = loops::serve_loops(&self.world);
-        all.push(Arc::new(CheckSettings { world: self.world.clone(), open: self.take.open.clone() }));
-        all
-    }
-
     /// Runs these loops, and the API when there is a listener, until a signal; then finishes what was begun.
     pub(super) async fn run(
         self,
