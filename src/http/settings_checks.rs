@@ -40,7 +40,10 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     post, path = "/api/v1/settings/checks", tag = "settings", request_body = Settings,
     params(("If-Match" = Option<String>, Header, description = "The ETag of the settings that were changed")),
-    responses((status = 201, description = "Asked for; the header Location names it", body = CheckView))
+    responses(
+        (status = 201, description = "Asked for; the header Location names it", body = CheckView),
+        (status = 412, description = "Those were not the newest settings")
+    )
 )]
 async fn check_settings(
     State(state): State<AppState>,

@@ -58,7 +58,8 @@ impl Browser {
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = async {
             while let Some(line) = lines.next_line().await.unwrap() {
-                let port = line.rsplit_once("on port ").and_then(|(_, rest)| rest.trim_end_matches('.').parse::<u16>().ok());
+                let port =
+                    line.rsplit_once("successfully on port ").and_then(|(_, rest)| rest.trim_end_matches('.').parse::<u16>().ok());
                 if let Some(port) = port {
                     return port;
                 }
