@@ -16,6 +16,7 @@ const BYTES_MAX: usize = 200 * 1024;
 async fn seed(pool: &PgPool, hot: i32) {
     many_rows::seed(pool, hot, start()).await;
     let more = [
+        "update vms.history set body = body || jsonb_build_object('launch_id', id, 'absolute_end_at', $1::timestamptz) where kind = 'vm'",
         "insert into vms.images (id, name, provider, place, architecture, kind, provider_id, facts, state, promoted_at, registered_at, registered_by,
              changed_at, changed_by, due_at)
          select ('80000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'guest-' || n, 'sim', 'here', 'x86_64', 'base', 'ami-' || n, '{}',
