@@ -39,7 +39,7 @@ pub(crate) async fn with_browser(test: impl AsyncFnOnce(&Browser)) {
     let browser = Browser::start().await;
     let done = AssertUnwindSafe(test(&browser)).catch_unwind().await;
     if done.is_err() {
-        drop(browser.picture("failed").await);
+        browser.picture("failed").await;
     }
     browser.client.clone().close().await.ok();
     if let Err(panic) = done {
