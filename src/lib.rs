@@ -17,3 +17,4 @@ pub mod provider;
 pub mod seal;
 pub mod sim;
 pub mod ssh;
+pub mod telemetry;

@@ -51,7 +51,7 @@ pub async fn run(command: TokensCommand, server: &Server, sealer: &Sealer, out: 
 pub async fn create(db: &Db, sealer: &Sealer, caller: &Caller, now: DateTime<Utc>) -> anyhow::Result<Secret> {
     let token = Sealer::fresh_token()?;
     let hash = sealer.token_hashes(&token).into_iter().next().context("a sealer has a key")?;
-    let user = Behind::new(Party::new("local_user", rustix::process::getuid().as_raw()), None);
+    let user = Behind::new(Party::new("local_user", rustix::process::getuid().as_raw().to_string()), None);
     user.run(db.insert_token(TokenId(Uuid::new_v4()), caller, &hash, now)).await.context("keeping the token")?;
     Ok(Secret::new(token.as_str()))
 }

@@ -6,12 +6,14 @@ mod cache;
 mod clouds;
 mod embedded;
 mod look;
+mod manual;
 mod service;
 mod service_user;
 mod up;
 
 use crate::config::{Config, ConfigError, Sources};
 use crate::db::connect::Server;
+use crate::telemetry::logs::{self, Format, LogConfig, Logging};
 use crate::{admin, cli, config, loops};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -38,7 +40,7 @@ enum Command {
     /// Serves the API and brings VMs up and down.
     Serve(ServeArguments),
     /// Keeps the base of VMs that wait for jobs, and replaces them each day.
-    Scaler(RoleArguments),
+    Scaler(AloneArguments),
     /// Ends what is past its time and collects what was left behind.
     Gc(GcArguments),
     /// Brings the database's schema up to date.
@@ -54,6 +56,10 @@ enum Command {
     /// Compares generations of the Docker layer cache, and brings one in.
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Prints what a shell needs to complete this program's words.
+    Completion(manual::CompletionArguments),
+    /// Prints the manual page, or writes one for each command.
+    Man(manual::ManArguments),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -91,10 +97,20 @@ struct RoleArguments {
     data: Option<PathBuf>,
 }
 
+/// Of a role without an API.
+#[derive(Args, Clone)]
+struct AloneArguments {
+    #[command(flatten)]
+    role: RoleArguments,
+    /// Serve this role's own metrics for Prometheus at this address, without a token; such as 127.0.0.1:9101.
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
+}
+
 #[derive(Args)]
 struct GcArguments {
     #[command(flatten)]
-    role: RoleArguments,
+    alone: AloneArguments,
     /// Only say what would be done now, and why; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -172,36 +188,38 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
             Ok(cli::run(command, &defaults, cli::Io::process()).await.into())
         }
+        Command::Completion(arguments) => manual::complete(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
+        Command::Man(arguments) => manual::man(&arguments, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => look::doctor(doctor, read("vm-service")).await,
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
         Command::Cache(command) => {
-            log();
+            let _logging = log();
             cache::run(command, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Up(up) => {
-            log();
+            let _logging = log();
             up::up(up, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Serve(serve) => {
-            log();
+            let _logging = log();
             service::serve(serve, read("vm-service")).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Scaler(role) => {
-            log();
+            let _logging = log();
             service::role(&role, &read("vm-scaler")?, loops::scaler_loops).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Gc(gc) => {
-            log();
+            let _logging = log();
             let config = read("vm-gc")?;
             match gc.dry_run {
-                true => service::gc_dry_run(&gc.role, &config, gc.json).await,
-                false => service::role(&gc.role, &config, |world| service::gc_loops(world, &config)).await,
+                true => service::gc_dry_run(&gc.alone.role, &config, gc.json).await,
+                false => service::role(&gc.alone, &config, |world| service::gc_loops(world, &config)).await,
             }
             .map(|()| ExitCode::SUCCESS)
         }
         Command::Migrate => {
-            log();
+            let _logging = log();
             let server = external(&read("vm-service-db-migrator")?)?;
             admin::migrate::migrate(&server).await.map(|()| ExitCode::SUCCESS)
         }
@@ -233,10 +251,9 @@ fn external(config: &Config) -> anyhow::Result<Server> {
         .context("no Postgres is configured: set POSTGRES_HOST and POSTGRES_PASSWORD, or use `vm-service up` with its own")
 }
 
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::new(config::log_filter());
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
+fn log() -> Logging {
+    let format = if config::log_is_json() { Format::Json } else { Format::Text };
+    logs::start(&LogConfig { filter: config::log_filter(), format, otlp: config::otlp_endpoint() })
 }
 
 /// One sentence for a person, and a failure for programs.

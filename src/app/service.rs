@@ -1,6 +1,6 @@
 //! Puts a role together: the world, its loops, the API; runs it until it is told to stop, and stops it cleanly. VMs live on.
 
-use super::{ListenArguments, RoleArguments, ServeArguments, clouds, external};
+use super::{AloneArguments, ListenArguments, RoleArguments, ServeArguments, clouds, external};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config, ConfigError};
 use crate::db::connect::{SchemaError, Server};
@@ -10,6 +10,7 @@ use crate::domain::ids::InstallationId;
 use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
+use crate::domain::statsd;
 use crate::guest::linux::LinuxGuest;
 use crate::http::Hosts;
 use crate::http::serve::{HttpConfig, Listener};
@@ -21,6 +22,8 @@ use crate::loops::{Loop, Providers, World};
 use crate::provider::Provider;
 use crate::provider::onhost::{OnHost, OnHostConfig};
 use crate::seal::Sealer;
+use crate::telemetry::recorder;
+use crate::telemetry::statsd::Relay;
 use crate::{admin, http, loops};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,8 @@ use uuid::Uuid;
 const POOL: u32 = 16;
 /// Between measurements of Postgres' time.
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
+/// Between values for StatsD.
+const STATSD_EVERY: Duration = Duration::from_secs(3);
 /// Between looks for a schema that `migrate` has still to make.
 const SCHEMA_EVERY: Duration = Duration::from_secs(1);
 
@@ -48,6 +53,8 @@ pub(super) struct Service {
     problem: watch::Receiver<Option<String>>,
     clock: Arc<ServiceClock>,
     server: Server,
+    /// Metrics to the StatsD host of the settings.
+    metrics: Relay,
     console_hosts: Vec<String>,
 }
 
@@ -95,7 +102,7 @@ impl Service {
         }
         let (server, console_hosts) = (parts.server.clone(), parts.console_hosts.clone());
         let world = world(parts, clock.clone(), follow);
-        Ok(Self { world, take, problem, clock, server, console_hosts })
+        Ok(Self { world, take, problem, clock, server, console_hosts, metrics: recorder::install(STATSD_EVERY)? })
     }
 
     /// The loops of `serve`.
@@ -127,6 +134,7 @@ impl Service {
         let wake = &self.world.db.wake;
         let woken = tokio::spawn(wake.clone().run(self.server.options(), stop.clone()));
         let measured = tokio::spawn(keep_measuring(self.world.db.clone(), self.clock.clone(), stop.clone()));
+        let metrics = tokio::spawn(self.metrics.run(statsd_of(self.world.settings.clone()), stop.clone().cancelled_owned()));
         let serving = async {
             match listener {
                 Some(listener) => {
@@ -144,8 +152,16 @@ impl Service {
         for task in [woken, measured] {
             task.await.context("a task of the service panicked")?;
         }
+        if let Err(error) = metrics.await.context("a task of the service panicked")? {
+            tracing::warn!(%error, "metrics were not sent to StatsD any more");
+        }
         served
     }
+}
+
+/// Where metrics go now.
+fn statsd_of(settings: watch::Receiver<Versioned>) -> impl Fn() -> Option<String> {
+    move || settings.borrow().settings.statsd.as_deref().map(statsd::address)
 }
 
 fn world(parts: Parts, clock: Arc<ServiceClock>, settings: watch::Receiver<Versioned>) -> World {
@@ -206,15 +222,20 @@ async fn while_answering(
 
 /// `vm-service scaler` and `vm-service gc`: a role without an API.
 pub(super) async fn role(
-    arguments: &RoleArguments,
+    arguments: &AloneArguments,
     config: &Config,
     loops: impl FnOnce(&World) -> Vec<Arc<dyn Loop>>,
 ) -> anyhow::Result<()> {
     let told = on_signal();
-    let Some(service) = told.run_until_cancelled(start(arguments, config)).await else { return Ok(()) };
+    let Some(service) = told.run_until_cancelled(start(&arguments.role, config)).await else { return Ok(()) };
     let service = service?;
     let loops = loops(&service.world);
-    service.run(loops, None, told).await
+    let Some(address) = arguments.metrics_listen else { return service.run(loops, None, told).await };
+    // Whoever names an address beyond this host has said so; nothing secret is told there, and nothing is changed.
+    let config = HttpConfig { behind_tls_proxy: true, ..HttpConfig::new(address) };
+    let metrics = http::serve::serve_router(http::serve::bind(&config).await?, http::metrics_router(), told.clone());
+    let (ran, served) = tokio::join!(service.run(loops, None, told), metrics);
+    ran.and(served.context("serving metrics"))
 }
 
 /// The loops of `gc`, and the one that writes the audit log where the configuration says.

@@ -7,6 +7,7 @@
 //!
 //! Not here: URL, token and TLS (`connect`), what a refusal says (`problem`).
 
+use super::base::Base;
 use super::problem::{Problem, printable};
 use crate::domain::api::{EventView, TaskView};
 use crate::domain::ids::TaskId;
@@ -14,7 +15,8 @@ use crate::domain::secret::Secret;
 use crate::domain::task::TaskRequest;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{DATE, ETAG, HeaderName, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -38,37 +40,6 @@ const PAGES: usize = 10_000;
 /// As many items a page as the service gives.
 pub(super) fn most_a_page() -> (&'static str, String) {
     ("limit", "200".to_owned())
-}
-
-/// The address of the service.
-#[derive(Clone, Debug)]
-pub(super) struct Base(Url);
-
-impl Base {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|e| format!("\"{text}\" is not a URL ({e}): use one such as http://127.0.0.1:3001."))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(format!("\"{text}\" is not the URL of a service: use one such as http://127.0.0.1:3001."));
-        }
-        Ok(Self(url))
-    }
-
-    pub(super) fn is_tls(&self) -> bool {
-        self.0.scheme() == "https"
-    }
-
-    /// This machine: nothing goes over a network, nor over a proxy.
-    pub(super) fn is_local(&self) -> bool {
-        let host = self.0.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    }
-}
-
-impl std::fmt::Display for Base {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
-    }
 }
 
 /// Named by what the caller does next; each shows as one sentence.
@@ -143,6 +114,8 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
 pub(super) struct Answer {
     pub(super) body: Value,
     pub(super) at: Option<DateTime<Utc>>,
+    /// Of what can be saved on top of it.
+    pub(super) etag: Option<String>,
 }
 
 /// A connection to the API.
@@ -207,6 +180,25 @@ impl Client {
         self.send::<()>(Method::GET, path, &[], None, CALL).await
     }
 
+    /// One page of a list, or one thing in part.
+    pub(super) async fn get_with(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, ClientError> {
+        self.send::<()>(Method::GET, path, query, None, CALL).await
+    }
+
+    /// Saves something on top of the version with this tag.
+    pub(super) async fn save<B: Serialize>(&self, path: &str, body: &B, etag: &str) -> Result<Answer, ClientError> {
+        let request = self.request(Method::PUT, path, &[]).header(reqwest::header::IF_MATCH, etag).json(body);
+        self.whole(request, CALL).await
+    }
+
+    /// An answer that has no end, or a long one: part by part.
+    pub(super) async fn stream(&self, path: &str, query: &[(&str, String)], kind: &str) -> Result<Stream<'_>, ClientError> {
+        let request = self.request(Method::GET, path, query).header(reqwest::header::ACCEPT, kind);
+        let answered = tokio::time::timeout(CALL, self.answered(request, CALL)).await;
+        let response = answered.unwrap_or_else(|_| Err(self.silent(CALL)))?;
+        Ok(Stream { client: self, response, rest: Vec::new() })
+    }
+
     /// A change.
     pub(super) async fn change<B: Serialize>(&self, method: Method, path: &str, body: Option<&B>) -> Result<Answer, ClientError> {
         self.send(method, path, &[], body, CALL).await
@@ -228,7 +220,7 @@ impl Client {
             query.retain(|(key, _)| *key != "cursor");
             match body.get("next_cursor").and_then(Value::as_str) {
                 Some(cursor) => query.push(("cursor", cursor.to_owned())),
-                None => return Ok(Answer { body: Value::Array(all), at }),
+                None => return Ok(Answer { body: Value::Array(all), at, etag: None }),
             }
         }
         Err(self.not_understood("its list does not end"))
@@ -273,33 +265,50 @@ impl Client {
         body: Option<&B>,
         deadline: Duration,
     ) -> Result<Answer, ClientError> {
-        let url = format!("{}/api/v1/{path}", self.base);
-        let mut request = self.http.request(method, url).query(query).timeout(deadline);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose());
+        let request = self.request(method, path, query);
+        self.whole(if let Some(body) = body { request.json(body) } else { request }, deadline).await
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}/api/v1/{path}", self.base)).query(query);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
         }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|e| self.failed(&e, deadline))?;
-        self.reached.store(true, Ordering::Relaxed);
-        let header = |name| response.headers().get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
-        let at = header(reqwest::header::DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc());
-        let retry_after = header(reqwest::header::RETRY_AFTER).and_then(|s| s.parse().ok()).map(Duration::from_secs);
-        let status = response.status();
+    }
+
+    /// A whole answer.
+    async fn whole(&self, request: RequestBuilder, deadline: Duration) -> Result<Answer, ClientError> {
+        let response = self.answered(request.timeout(deadline), deadline).await?;
+        let at = header(&response, DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc());
+        let etag = header(&response, ETAG).map(str::to_owned);
         let body = response.bytes().await.map_err(|e| self.failed(&e, deadline))?;
-        if !status.is_success() {
-            let mut problem = Problem::read(status, retry_after, &body);
-            if status == StatusCode::UNAUTHORIZED && self.token.is_none() {
-                problem.detail = "The service wants a token: set VM_SERVICE_TOKEN, or name a file with --token-file".to_owned();
-            }
-            return Err(ClientError::Problem(problem));
-        }
         if body.is_empty() {
-            return Ok(Answer { body: Value::Null, at });
+            return Ok(Answer { body: Value::Null, at, etag });
         }
         let body = serde_json::from_slice(&body).map_err(|_| self.not_understood("it is not JSON"))?;
-        Ok(Answer { body, at })
+        Ok(Answer { body, at, etag })
+    }
+
+    /// The beginning of an answer that is no refusal.
+    async fn answered(&self, request: RequestBuilder, deadline: Duration) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|e| self.failed(&e, deadline))?;
+        self.reached.store(true, Ordering::Relaxed);
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = header(&response, RETRY_AFTER).and_then(|s| s.parse().ok()).map(Duration::from_secs);
+        let body = response.bytes().await.map_err(|e| self.failed(&e, deadline))?;
+        let mut problem = Problem::read(status, retry_after, &body);
+        if status == StatusCode::UNAUTHORIZED && self.token.is_none() {
+            problem.detail = "The service wants a token: set VM_SERVICE_TOKEN, or name a file with --token-file".to_owned();
+        }
+        Err(ClientError::Problem(problem))
+    }
+
+    fn silent(&self, deadline: Duration) -> ClientError {
+        ClientError::NoAnswer { url: self.base.to_string(), why: format!("nothing came within {} s", deadline.as_secs()) }
     }
 
     fn failed(&self, error: &reqwest::Error, deadline: Duration) -> ClientError {
@@ -314,8 +323,45 @@ impl Client {
         }
         // Somebody was there: worth asking again.
         self.reached.store(true, Ordering::Relaxed);
-        let why = if error.is_timeout() { format!("nothing came within {} s", deadline.as_secs()) } else { root_cause(error) };
-        ClientError::NoAnswer { url, why }
+        if error.is_timeout() {
+            return self.silent(deadline);
+        }
+        ClientError::NoAnswer { url, why: root_cause(error) }
+    }
+}
+
+fn header(response: &Response, name: HeaderName) -> Option<&str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// An answer, part by part.
+#[derive(Debug)]
+pub(super) struct Stream<'a> {
+    client: &'a Client,
+    response: Response,
+    /// The beginning of a line whose end has not come.
+    rest: Vec<u8>,
+}
+
+impl Stream<'_> {
+    /// The next part; none at the end, an error when none comes within `silence`.
+    pub(super) async fn part(&mut self, silence: Duration) -> Result<Option<Vec<u8>>, ClientError> {
+        let part = tokio::time::timeout(silence, self.response.chunk()).await.map_err(|_| self.client.silent(silence))?;
+        part.map(|part| part.map(Vec::from)).map_err(|e| self.client.failed(&e, silence))
+    }
+
+    /// The next line, without its end.
+    pub(super) async fn line(&mut self, silence: Duration) -> Result<Option<String>, ClientError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            match self.part(silence).await? {
+                Some(part) => self.rest.extend(part),
+                None => return Ok(None),
+            }
+        }
     }
 }
 
@@ -328,27 +374,4 @@ fn is_refused(error: &(dyn Error + 'static)) -> bool {
         cause = error.source();
     }
     false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Base;
-
-    #[test]
-    fn only_this_machine_is_local() {
-        for (url, local) in [
-            ("http://127.0.0.1:3001", true),
-            ("http://[::1]:3001/", true),
-            ("https://localhost", true),
-            ("http://localhost.example.org", false),
-            ("http://127.0.0.1.example.org", false),
-            ("http://127.0.0.1@example.org", false),
-            ("http://192.0.2.1:3001", false),
-        ] {
-            assert_eq!(Base::parse(url).unwrap().is_local(), local, "{url}");
-        }
-        for wrong in ["127.0.0.1:3001", "ftp://localhost", "unix:/run/x", ""] {
-            assert!(Base::parse(wrong).is_err(), "{wrong}");
-        }
-    }
 }

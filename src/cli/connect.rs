@@ -6,7 +6,7 @@
 //! Reads: the environment (through clap), the token file, the certificate file. Writes: nothing. Calls: nothing. Runs: once.
 
 use super::Client;
-use super::client::Base;
+use super::base::Base;
 use crate::domain::secret::Secret;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;

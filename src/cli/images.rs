@@ -2,14 +2,15 @@
 //!
 //! Reads: the API; the manifest that a builder wrote. Writes: nothing but its answer. Calls: the API. Runs: once.
 
-use super::client::most_a_page;
-use super::table::{age, fields, json, or_dash, table, time};
-use super::{Client, ClientError, Connect};
+use super::calls::{Calls, Columns};
+use super::table::{age, or_dash, time};
+use super::{Client, Connect};
 use crate::domain::ids::ImageId;
 use crate::domain::image::{
     ImageFigures, ImageView, PromoteRequest, RegisterRequest, RegisteredImages, RetireRequest, ShareRequest,
 };
 use crate::domain::lifecycle::ImageState;
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 use std::path::{Path, PathBuf};
 
@@ -97,9 +98,13 @@ enum What {
 
 /// Runs the command; the answer is what to print, or why not.
 pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> {
+    let calls = Calls { client, as_json: args.json };
     let answer = match args.what.as_ref().unwrap_or(&What::List { state: None, place: None }) {
-        What::List { state, place } => list(client, *state, place.as_deref(), args.json).await,
-        What::Show { id } => show(client, *id, args.json).await,
+        What::List { state, place } => {
+            let state = state.map(|state| ("state", state.to_string()));
+            calls.list("images", [state, place.as_ref().map(|place| ("place", place.clone()))], COLUMNS).await
+        }
+        What::Show { id } => calls.show(format!("images/{id}"), lines).await,
         What::Register { manifest, folder, host, regions, name, share } => {
             let request = RegisterRequest {
                 manifest: manifest.as_deref().map(read).transpose()?,
@@ -109,20 +114,20 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> 
                 name: name.clone(),
                 share: *share,
             };
-            register(client, &request, args.json).await
+            calls.change(Method::POST, "images".to_owned(), Some(&request), registered).await
         }
         What::Share { id, share } => {
             let said = |_: ImageView| format!("Image {id} gets {share} % of the launches.\n");
-            change(client, Method::PUT, format!("images/{id}/share"), &ShareRequest { share: *share }, args.json, said).await
+            calls.change(Method::PUT, format!("images/{id}/share"), Some(&ShareRequest { share: *share }), said).await
         }
         What::Promote { id, force } => {
             let said = |_: ImageView| format!("Image {id} is promoted: launches take it, and free VMs move over to it.\n");
-            change(client, Method::POST, format!("images/{id}/promote"), &PromoteRequest { force: *force }, args.json, said).await
+            calls.change(Method::POST, format!("images/{id}/promote"), Some(&PromoteRequest { force: *force }), said).await
         }
         What::Retire { id, reason } => {
             let said = |_: ImageView| format!("Image {id} is retired: no launch takes it.\n");
             let body = RetireRequest { reason: reason.clone() };
-            change(client, Method::POST, format!("images/{id}/retire"), &body, args.json, said).await
+            calls.change(Method::POST, format!("images/{id}/retire"), Some(&body), said).await
         }
     };
     answer.map_err(|e| e.to_string())
@@ -134,45 +139,32 @@ fn read(path: &Path) -> Result<serde_json::Value, String> {
     serde_json::from_slice(&text).map_err(|error| format!("{at} is not JSON: {error}."))
 }
 
-async fn register(client: &Client, request: &RegisterRequest, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.change(Method::POST, "images", Some(request)).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let images = client.typed::<RegisteredImages>(answer.body)?.images;
-    let line = |image: &ImageView| {
+fn registered(answer: RegisteredImages) -> String {
+    let line = |image: ImageView| {
         let warnings: String = image.facts.warnings.iter().map(|warning| format!("  {warning}\n")).collect();
         let share = if image.share > 0 { format!(", {} % of the launches", image.share) } else { String::new() };
         format!("{}  {} {} in {}: {}{share}\n{warnings}", image.id, image.kind, image.provider_id, image.place, image.state)
     };
-    Ok(images.iter().map(line).collect())
+    answer.images.into_iter().map(line).collect()
 }
 
-async fn change<T: serde::Serialize>(
-    client: &Client,
-    method: Method,
-    path: String,
-    body: &T,
-    as_json: bool,
-    said: impl FnOnce(ImageView) -> String,
-) -> Result<String, ClientError> {
-    let answer = client.change(method, &path, Some(body)).await?;
-    Ok(if as_json { json(&answer.body) } else { said(client.typed(answer.body)?) })
-}
-
-async fn list(client: &Client, state: Option<ImageState>, place: Option<&str>, as_json: bool) -> Result<String, ClientError> {
-    let state = state.map(|state| ("state", state.to_string()));
-    let place = place.map(|place| ("place", place.to_owned()));
-    let query: Vec<_> = state.into_iter().chain(place).chain([most_a_page()]).collect();
-    let answer = client.list("images", &query).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let images: Vec<ImageView> = client.typed(answer.body)?;
-    if images.is_empty() {
-        return Ok("No images: VMs are made of what the settings name, or of the provider's default.\n".to_owned());
-    }
-    let rows = images.into_iter().map(|image| {
+const COLUMNS: Columns<ImageView> = Columns {
+    heading: &[
+        "ID",
+        "STATE",
+        "SHARE",
+        "KIND",
+        "ARCH",
+        "PLACE",
+        "IMAGE",
+        "BOOTS",
+        "READY p50/p90",
+        "JOBS",
+        "PROMOTED ONE'S",
+        "AGE",
+        "NOTE",
+    ],
+    row: |image, now| {
         vec![
             image.id.to_string(),
             image.state.to_string(),
@@ -188,40 +180,20 @@ async fn list(client: &Client, state: Option<ImageState>, place: Option<&str>, a
                 .promoted
                 .as_ref()
                 .map_or_else(|| "-".to_owned(), |other| format!("{} {} {}", boots(other), ready(other), tasks(other))),
-            age(image.registered_at, answer.at),
+            age(image.registered_at, now),
             note(&image),
         ]
-    });
-    let heading = [
-        "ID",
-        "STATE",
-        "SHARE",
-        "KIND",
-        "ARCH",
-        "PLACE",
-        "IMAGE",
-        "BOOTS",
-        "READY p50/p90",
-        "JOBS",
-        "PROMOTED ONE'S",
-        "AGE",
-        "NOTE",
-    ];
-    Ok(table(&heading, rows.collect()))
-}
+    },
+    none: "No images: VMs are made of what the settings name, or of the provider's default.",
+};
 
-async fn show(client: &Client, id: ImageId, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.get(&format!("images/{id}")).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let image: ImageView = client.typed(answer.body)?;
+fn lines(image: ImageView, _: Option<DateTime<Utc>>) -> Vec<(&'static str, String)> {
     let all = |figures: &ImageFigures| format!("{} boots, ready after {}, {} jobs", boots(figures), ready(figures), tasks(figures));
     let mut lines = vec![
         ("id", image.id.to_string()),
-        ("name", image.name.clone()),
+        ("name", image.name),
         ("state", image.state.to_string()),
-        ("reason", or_dash(image.reason.clone())),
+        ("reason", or_dash(image.reason)),
         ("share", format!("{} %", image.share)),
         ("image", format!("{} {} {}", image.provider, image.place, image.provider_id)),
         ("for", format!("{} {}", image.kind, image.architecture.as_str())),
@@ -240,7 +212,7 @@ async fn show(client: &Client, id: ImageId, as_json: bool) -> Result<String, Cli
         lines.push(("gone", format!("since {}", time(since))));
     }
     lines.extend(image.facts.warnings.iter().map(|warning| ("note", warning.clone())));
-    Ok(fields(&lines))
+    lines
 }
 
 fn note(image: &ImageView) -> String {

@@ -5,7 +5,7 @@
 //! Not here: the local child of `run`, which inherits the process's own files (`with_docker`).
 
 use std::io::{ErrorKind, IsTerminal, Read};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_util::io::StreamReader;
 
 /// How much is read from standard input at a time, bytes.
@@ -53,6 +53,35 @@ impl Io {
             Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
             other => other,
         }
+    }
+
+    /// Writes a part of an answer; a reader that went away is an error here.
+    pub(super) async fn write(&mut self, part: &[u8]) -> std::io::Result<()> {
+        self.out.write_all(part).await?;
+        self.out.flush().await
+    }
+
+    /// The output is a terminal: what was written can be drawn over.
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self.stdin, Stdin::Process) && std::io::stdout().is_terminal()
+    }
+
+    /// Asks a person; none: there is nobody to ask.
+    pub(super) async fn confirm(&mut self, question: &str) -> Option<bool> {
+        let asked = match &self.stdin {
+            Stdin::Process => std::io::stdin().is_terminal(),
+            Stdin::Given(given) => given.is_some(),
+        };
+        if !asked {
+            return None;
+        }
+        self.say(&format!("{question} [y/N]")).await;
+        let mut answer = String::new();
+        match std::mem::replace(&mut self.stdin, Stdin::Given(None)) {
+            Stdin::Given(given) => drop(BufReader::new(given?).read_line(&mut answer).await.ok()?),
+            Stdin::Process => drop(BufReader::new(follow_stdin()).read_line(&mut answer).await.ok()?),
+        }
+        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
     /// Writes a message for a person. When nobody can read it, nobody is told.

@@ -3,20 +3,23 @@
 //! A *client command* runs anywhere and needs a URL and a token; it reads no settings and no database.
 //!
 //! Reads: the API; the token and certificate files it is told of. Writes: its output; `run` also a temporary folder of Docker
-//! certificates. Calls: the API; `run` also the VM (SSH) or a local child. Runs: once, from `main`, then the process ends.
+//! certificates, `vms ssh` one of a key. Calls: the API; `run` and `vms ssh` also the VM (SSH) or a local child. Runs: once, from `main`, then the process ends.
 //!
 //! ```text
 //! connect (URL, token, TLS) ─▶ client (calls, deadlines, retries) ─▶ run ─▶ over_ssh | with_docker
-//!                                  └─ problem (one sentence)       ├─ tasks
-//!                                                                  ├─ vms
-//!                                                                  ├─ images
-//!                                                                  └─ volumes ─▶ table
+//!                                  └─ problem (one sentence)       ├─ tasks, why, vms ─▶ vm_ssh, images, volumes, settings, audit
+//!                                                                  │     └─ calls ─▶ table
+//!                                                                  └─ watch, events (go on until they are stopped)
 //! ```
 //!
 //! Not here: commands on the server (`admin`), which subcommand is which (`main`).
 
+mod audit;
+mod base;
+mod calls;
 mod client;
 mod connect;
+mod events;
 mod images;
 mod io;
 mod outcome;
@@ -24,11 +27,15 @@ mod over_ssh;
 mod problem;
 mod progress;
 pub mod run;
+mod settings;
 mod signals;
 mod table;
 mod tasks;
+mod vm_ssh;
 mod vms;
 mod volumes;
+mod watch;
+mod why;
 mod with_docker;
 
 pub use client::{Client, ClientError};
@@ -49,14 +56,22 @@ pub const REFUSED: u8 = 1;
 pub enum Command {
     /// Run a command with a VM of its own, and give the VM back afterwards.
     Run(Box<run::Args>),
-    /// List, show and release tasks.
+    /// List, watch, show and release tasks.
     Tasks(Box<tasks::Args>),
-    /// List, show, terminate and hold VMs.
+    /// Say what a task waits for, or where its seconds went.
+    Why(Box<why::Args>),
+    /// List, show, enter, terminate and hold VMs.
     Vms(Box<vms::Args>),
     /// List, register, try, promote and retire images that VMs are made of.
     Image(Box<images::Args>),
     /// List, show, delete and hold Docker layer caches.
     Volumes(Box<volumes::Args>),
+    /// Read, change and turn back the live settings.
+    Settings(Box<settings::Args>),
+    /// Tell what happened, and what happens.
+    Events(Box<events::Args>),
+    /// Tell who did what, and whether the log of it was edited.
+    Audit(Box<audit::Args>),
 }
 
 /// How often and how long; the defaults are the ones to use outside tests.
@@ -64,7 +79,7 @@ pub enum Command {
 pub struct Pace {
     /// Between two heartbeats: a quarter of the lease, so that three may be lost.
     pub heartbeat: Duration,
-    /// Between two looks at why the task waits.
+    /// Between two looks at what changes: why the task waits, a list that is watched.
     pub reasons: Duration,
     /// For how long a service that does not answer is asked again: a restart takes seconds.
     pub patience: Duration,
@@ -101,35 +116,56 @@ pub async fn run(command: Command, defaults: &Defaults, mut io: Io) -> u8 {
             };
             run::run(&args, &client, TaskId(Uuid::new_v4()), &mut io, interrupt, Pace::default()).await
         }
-        Command::Tasks(args) => {
-            let answer = match args.connect.client(defaults) {
-                Ok(client) => tasks::run(&args, &client).await,
-                Err(e) => Err(e),
-            };
-            finish(&mut io, answer).await
+        Command::Tasks(args) if args.watch => {
+            answered(&args.connect, defaults, &mut io, async |client, io| watch::run(&args, client, io, Pace::default()).await)
+                .await
         }
+        Command::Tasks(args) => answered(&args.connect, defaults, &mut io, async |client, _| tasks::run(&args, client).await).await,
+        Command::Why(args) => answered(&args.connect, defaults, &mut io, async |client, _| why::run(&args, client).await).await,
         Command::Vms(args) => {
-            let answer = match args.connect.client(defaults) {
-                Ok(client) => vms::run(&args, &client).await,
-                Err(e) => Err(e),
+            let call = match &args.what {
+                Some(vms::What::Ssh { id, command }) => {
+                    return match args.connect.client(defaults) {
+                        Ok(client) => vm_ssh::run(&client, *id, command, &mut io).await,
+                        Err(e) => refuse(&mut io, &e, REFUSED).await,
+                    };
+                }
+                Some(vms::What::Call(call)) => call,
+                None => &vms::Call::List { state: None },
             };
-            finish(&mut io, answer).await
+            answered(&args.connect, defaults, &mut io, async |client, _| vms::run(&args, call, client).await).await
         }
         Command::Image(args) => {
-            let answer = match args.connect.client(defaults) {
-                Ok(client) => images::run(&args, &client).await,
-                Err(e) => Err(e),
-            };
-            finish(&mut io, answer).await
+            answered(&args.connect, defaults, &mut io, async |client, _| images::run(&args, client).await).await
         }
         Command::Volumes(args) => {
-            let answer = match args.connect.client(defaults) {
-                Ok(client) => volumes::run(&args, &client).await,
-                Err(e) => Err(e),
-            };
-            finish(&mut io, answer).await
+            answered(&args.connect, defaults, &mut io, async |client, _| volumes::run(&args, client).await).await
+        }
+        Command::Settings(args) => {
+            answered(&args.connect, defaults, &mut io, async |client, io| settings::run(&args, client, io).await).await
+        }
+        Command::Events(args) => {
+            answered(&args.connect, defaults, &mut io, async |client, io| events::run(&args, client, io, Pace::default()).await)
+                .await
+        }
+        Command::Audit(args) => {
+            answered(&args.connect, defaults, &mut io, async |client, io| audit::run(&args, client, io).await).await
         }
     }
+}
+
+/// Does it with a client, and prints what came of it.
+async fn answered(
+    connect: &Connect,
+    defaults: &Defaults,
+    io: &mut Io,
+    command: impl AsyncFnOnce(&Client, &mut Io) -> Result<String, String>,
+) -> u8 {
+    let answer = match connect.client(defaults) {
+        Ok(client) => command(&client, io).await,
+        Err(e) => Err(e),
+    };
+    finish(io, answer).await
 }
 
 async fn finish(io: &mut Io, answer: Result<String, String>) -> u8 {

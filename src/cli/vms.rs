@@ -2,13 +2,13 @@
 //!
 //! Reads: the API. Writes: nothing but its answer. Calls: the API. Runs: once.
 
-use super::client::most_a_page;
-use super::table::{age, fields, json, length, or_dash, table, time};
-use super::{Client, ClientError, Connect};
+use super::calls::{Calls, Columns};
+use super::table::{age, json, length, or_dash, time};
+use super::{Client, Connect};
 use crate::domain::api::{Terminated, VmView};
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json as object};
 
@@ -19,6 +19,7 @@ use serde_json::{Value, json as object};
   vm-service vms list --state available              those that wait for a task
   vm-service vms terminate 3f1c… 9b20…               end two, whatever runs on them
   vm-service vms hold 3f1c… --reason 'kernel bug, ask Ada' --for 2h
+  vm-service vms ssh 3f1c…                           a shell in it
   vm-service vms --json | jq -r '.[] | select(.task_id == null) | .id'")]
 pub struct Args {
     #[command(flatten)]
@@ -27,11 +28,26 @@ pub struct Args {
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    what: Option<What>,
+    pub(super) what: Option<What>,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+pub(super) enum What {
+    #[command(flatten)]
+    Call(Call),
+    /// Log in to a VM with this machine's ssh, or run a command there; who did so is in the audit log.
+    Ssh {
+        /// Its id.
+        id: VmId,
+        /// The command and its arguments, after --; none: a shell.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+/// What the API alone does.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Call {
     /// List VMs, newest first (the default).
     List {
         /// Only in this state, such as available, assigned or quarantined.
@@ -70,51 +86,50 @@ enum What {
     },
 }
 
-/// Runs the command; the answer is what to print, or why not.
-pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> {
-    let answer = match args.what.as_ref().unwrap_or(&What::List { state: None }) {
-        What::List { state } => list(client, *state, args.json).await,
-        What::Show { id } => show(client, *id, args.json).await,
-        What::Terminate { unknown: true, .. } => terminate_unknown(client, args.json).await,
-        What::Terminate { ids, .. } => return terminate(client, ids, args.json).await,
-        What::Hold { id, reason, length } => hold(client, *id, reason, *length, args.json).await,
-        What::Unhold { id } => unhold(client, *id, args.json).await,
+/// Runs the command; the answer is what to print, or why not. Not here: `ssh` (`vm_ssh`).
+pub(super) async fn run(args: &Args, call: &Call, client: &Client) -> Result<String, String> {
+    let calls = Calls { client, as_json: args.json };
+    let answer = match call {
+        Call::List { state } => calls.list("vms", [state.map(|state| ("state", state.to_string()))], COLUMNS).await,
+        Call::Show { id } => calls.show(format!("vms/{id}"), lines).await,
+        Call::Terminate { unknown: true, .. } => {
+            calls.change(Method::POST, "vms/terminate".to_owned(), Some(&object!({ "unknown": true })), unknown_ended).await
+        }
+        Call::Terminate { ids, .. } => return terminate(client, ids, args.json).await,
+        Call::Hold { id, reason, length: for_ } => {
+            // A length, not a time: it counts by the service's clock.
+            let hold = object!({ "reason": reason, "seconds": for_.num_seconds() });
+            let until = |vm: VmView| or_dash(vm.hold.map(|hold| time(hold.until)));
+            let said = |vm| format!("VM {id} is held for {}, until {}.\n", length(*for_), until(vm));
+            calls.change(Method::PUT, format!("vms/{id}/hold"), Some(&hold), said).await
+        }
+        Call::Unhold { id } => {
+            let said = |_: VmView| format!("VM {id} is not held any more.\n");
+            calls.bare(Method::DELETE, format!("vms/{id}/hold"), said).await
+        }
     };
     answer.map_err(|e| e.to_string())
 }
 
-async fn list(client: &Client, state: Option<VmState>, as_json: bool) -> Result<String, ClientError> {
-    let query: Vec<_> = state.map(|state| ("state", state.to_string())).into_iter().chain([most_a_page()]).collect();
-    let answer = client.list("vms", &query).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let vms: Vec<VmView> = client.typed(answer.body)?;
-    if vms.is_empty() {
-        return Ok("No VMs.\n".to_owned());
-    }
-    let rows = vms.into_iter().map(|vm| {
+const COLUMNS: Columns<VmView> = Columns {
+    heading: &["ID", "STATE", "EXECUTOR", "CLASS", "AGE", "MACHINE", "ADDRESS", "TASK", "NOTE"],
+    row: |vm, now| {
         vec![
             vm.id.to_string(),
             vm.state.to_string(),
             vm.executor.to_string(),
             vm.resource_class,
-            age(vm.created_at, answer.at),
+            age(vm.created_at, now),
             format!("{} {}", vm.provider, vm.provider_id.unwrap_or_default()),
             or_dash(vm.address),
             or_dash(vm.task_id),
             vm.hold.map(|hold| format!("held: {}", hold.reason)).or(vm.reason).unwrap_or_default(),
         ]
-    });
-    Ok(table(&["ID", "STATE", "EXECUTOR", "CLASS", "AGE", "MACHINE", "ADDRESS", "TASK", "NOTE"], rows.collect()))
-}
+    },
+    none: "No VMs.",
+};
 
-async fn show(client: &Client, id: VmId, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.get(&format!("vms/{id}")).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let vm: VmView = client.typed(answer.body)?;
+fn lines(vm: VmView, now: Option<DateTime<Utc>>) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("id", vm.id.to_string()),
         ("state", vm.state.to_string()),
@@ -125,7 +140,7 @@ async fn show(client: &Client, id: VmId, as_json: bool) -> Result<String, Client
         ("machine", format!("{} {}", vm.provider, or_dash(vm.provider_id))),
         ("address", or_dash(vm.address)),
         ("task", or_dash(vm.task_id)),
-        ("age", age(vm.created_at, answer.at)),
+        ("age", age(vm.created_at, now)),
         ("created", time(vm.created_at)),
         ("available", or_dash(vm.available_at.map(time))),
         ("ends itself", time(vm.absolute_end_at)),
@@ -133,17 +148,14 @@ async fn show(client: &Client, id: VmId, as_json: bool) -> Result<String, Client
     if let Some(hold) = vm.hold {
         lines.push(("held", format!("until {}: {}", time(hold.until), hold.reason)));
     }
-    Ok(fields(&lines))
+    lines
 }
 
-async fn terminate_unknown(client: &Client, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.change(Method::POST, "vms/terminate", Some(&object!({ "unknown": true }))).await?;
-    if as_json {
-        return Ok(json(&answer.body));
+fn unknown_ended(ended: Terminated) -> String {
+    if ended.machines.is_empty() {
+        return "No unknown machines.\n".to_owned();
     }
-    let ended: Terminated = client.typed(answer.body)?;
-    let lines = ended.machines.iter().map(|machine| format!("Machine {machine} is going to be ended.\n"));
-    Ok(if ended.machines.is_empty() { "No unknown machines.\n".to_owned() } else { lines.collect() })
+    ended.machines.into_iter().map(|machine| format!("Machine {machine} is going to be ended.\n")).collect()
 }
 
 /// Each is tried, whatever happened to the others; one that failed makes the whole fail.
@@ -164,25 +176,6 @@ async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<Strin
         return Ok(if as_json { json(&Value::Array(answers)) } else { done });
     }
     Err(done.lines().map(str::to_owned).chain(failed).collect::<Vec<_>>().join("\n"))
-}
-
-async fn hold(client: &Client, id: VmId, reason: &str, for_: TimeDelta, as_json: bool) -> Result<String, ClientError> {
-    // A length, not a time: it counts by the service's clock.
-    let hold = object!({ "reason": reason, "seconds": for_.num_seconds() });
-    let answer = client.change(Method::PUT, &format!("vms/{id}/hold"), Some(&hold)).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let vm: VmView = client.typed(answer.body)?;
-    Ok(format!("VM {id} is held for {}, until {}.\n", length(for_), or_dash(vm.hold.map(|hold| time(hold.until)))))
-}
-
-async fn unhold(client: &Client, id: VmId, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.change::<()>(Method::DELETE, &format!("vms/{id}/hold"), None).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    Ok(format!("VM {id} is not held any more.\n"))
 }
 
 /// "2h", "30m", "1h30m".

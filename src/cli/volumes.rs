@@ -2,14 +2,14 @@
 //!
 //! Reads: the API. Writes: nothing but its answer. Calls: the API. Runs: once.
 
-use super::client::most_a_page;
-use super::table::{age, fields, json, length, or_dash, table, time};
+use super::calls::{Calls, Columns};
+use super::table::{age, length, or_dash, time};
 use super::vms::parse_length;
-use super::{Client, ClientError, Connect};
+use super::{Client, Connect};
 use crate::domain::api::{CacheUse, VolumeView};
 use crate::domain::ids::VolumeId;
 use crate::domain::lifecycle::VolumeState;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::json as object;
 
@@ -71,53 +71,36 @@ enum What {
 
 /// Runs the command; the answer is what to print, or why not.
 pub(super) async fn run(args: &Args, client: &Client) -> Result<String, String> {
+    let calls = Calls { client, as_json: args.json };
     let answer = match args.what.as_ref().unwrap_or(&What::List { state: None, project: None }) {
-        What::List { state, project } => list(client, *state, project.as_deref(), args.json).await,
-        What::Show { id } => show(client, *id, args.json).await,
+        What::List { state, project } => {
+            let state = state.map(|state| ("state", state.to_string()));
+            let project = project.as_ref().map(|project| ("project_id", project.clone()));
+            calls.list("volumes", [state, project], COLUMNS).await
+        }
+        What::Show { id } => calls.show(format!("volumes/{id}"), lines).await,
         What::Delete { id } => {
             let said = |_: VolumeView| format!("Volume {id} is being deleted.\n");
-            change::<()>(client, Method::DELETE, format!("volumes/{id}"), None, args.json, said).await
+            calls.bare(Method::DELETE, format!("volumes/{id}"), said).await
         }
         What::Hold { id, reason, length: for_ } => {
             // A length, not a time: it counts by the service's clock.
             let hold = object!({ "reason": reason, "seconds": for_.num_seconds() });
             let until = |volume: VolumeView| or_dash(volume.hold.map(|hold| time(hold.until)));
             let said = |volume| format!("Volume {id} is held for {}, until {}.\n", length(*for_), until(volume));
-            change(client, Method::PUT, format!("volumes/{id}/hold"), Some(&hold), args.json, said).await
+            calls.change(Method::PUT, format!("volumes/{id}/hold"), Some(&hold), said).await
         }
         What::Unhold { id } => {
             let said = |_: VolumeView| format!("Volume {id} is not held any more.\n");
-            change::<()>(client, Method::DELETE, format!("volumes/{id}/hold"), None, args.json, said).await
+            calls.bare(Method::DELETE, format!("volumes/{id}/hold"), said).await
         }
     };
     answer.map_err(|e| e.to_string())
 }
 
-async fn change<T: serde::Serialize>(
-    client: &Client,
-    method: Method,
-    path: String,
-    body: Option<&T>,
-    as_json: bool,
-    said: impl FnOnce(VolumeView) -> String,
-) -> Result<String, ClientError> {
-    let answer = client.change(method, &path, body).await?;
-    Ok(if as_json { json(&answer.body) } else { said(client.typed(answer.body)?) })
-}
-
-async fn list(client: &Client, state: Option<VolumeState>, project: Option<&str>, as_json: bool) -> Result<String, ClientError> {
-    let state = state.map(|state| ("state", state.to_string()));
-    let project = project.map(|project| ("project_id", project.to_owned()));
-    let query: Vec<_> = state.into_iter().chain(project).chain([most_a_page()]).collect();
-    let answer = client.list("volumes", &query).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let volumes: Vec<VolumeView> = client.typed(answer.body)?;
-    if volumes.is_empty() {
-        return Ok("No volumes.\n".to_owned());
-    }
-    let rows = volumes.into_iter().map(|volume| {
+const COLUMNS: Columns<VolumeView> = Columns {
+    heading: &["ID", "STATE", "PROJECT", "ENGINE", "USED", "JOBS", "PROJECT HITS", "LAST USE", "VM", "NOTE"],
+    row: |volume, now| {
         vec![
             volume.id.to_string(),
             volume.state.to_string(),
@@ -126,21 +109,15 @@ async fn list(client: &Client, state: Option<VolumeState>, project: Option<&str>
             used(&volume),
             volume.jobs.to_string(),
             rate(volume.project),
-            age(volume.last_used_at, answer.at),
+            age(volume.last_used_at, now),
             or_dash(volume.vm_id),
             volume.hold.map(|hold| format!("held: {}", hold.reason)).or(volume.reason).unwrap_or_default(),
         ]
-    });
-    let heading = ["ID", "STATE", "PROJECT", "ENGINE", "USED", "JOBS", "PROJECT HITS", "LAST USE", "VM", "NOTE"];
-    Ok(table(&heading, rows.collect()))
-}
+    },
+    none: "No volumes.",
+};
 
-async fn show(client: &Client, id: VolumeId, as_json: bool) -> Result<String, ClientError> {
-    let answer = client.get(&format!("volumes/{id}")).await?;
-    if as_json {
-        return Ok(json(&answer.body));
-    }
-    let volume: VolumeView = client.typed(answer.body)?;
+fn lines(volume: VolumeView, _: Option<DateTime<Utc>>) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("id", volume.id.to_string()),
         ("state", volume.state.to_string()),
@@ -152,7 +129,7 @@ async fn show(client: &Client, id: VolumeId, as_json: bool) -> Result<String, Cl
         ("good state", or_dash(volume.generation)),
         ("jobs", volume.jobs.to_string()),
         ("project's hits", rate(volume.project)),
-        ("volume", format!("{} {} {}", volume.provider, or_dash(volume.provider_id), volume.zone)),
+        ("volume", format!("{} {} {}", volume.provider, or_dash(volume.provider_id.as_ref()), volume.zone)),
         ("VM", or_dash(volume.vm_id)),
         ("created", time(volume.created_at)),
         ("last use", time(volume.last_used_at)),
@@ -160,7 +137,7 @@ async fn show(client: &Client, id: VolumeId, as_json: bool) -> Result<String, Cl
     if let Some(hold) = volume.hold {
         lines.push(("held", format!("until {}: {}", time(hold.until), hold.reason)));
     }
-    Ok(fields(&lines))
+    lines
 }
 
 fn engine(volume: &VolumeView) -> String {

@@ -185,6 +185,18 @@ pub fn log_filter() -> String {
     std::env::var("RUST_LOG").unwrap_or_else(|_| "info,sqlx=warn,tower_http=warn,russh=warn,tokio_cron_scheduler=warn".to_owned())
 }
 
+/// Whether the log is JSON: `VM_SERVICE_LOG_FORMAT` is `json`. Anything else is text.
+#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn log_is_json() -> bool {
+    std::env::var("VM_SERVICE_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"))
+}
+
+/// Where spans go: `OTEL_EXPORTER_OTLP_ENDPOINT`.
+#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn otlp_endpoint() -> Option<String> {
+    std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.trim().is_empty())
+}
+
 fn host_name() -> String {
     std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
         .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())

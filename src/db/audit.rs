@@ -76,12 +76,12 @@ pub(super) struct Deed<'a> {
 
 impl<'a> Deed<'a> {
     /// Done to one thing.
-    pub(super) fn to(action: &'a str, kind: &str, id: impl ToString, payload: Value) -> Self {
+    pub(super) fn to(action: &'a str, kind: &str, id: String, payload: Value) -> Self {
         Self { action, targets: vec![Party::new(kind, id)], payload, project: None }
     }
 
     /// A hold, or the end of one.
-    pub(super) fn hold(kind: &str, id: impl ToString, hold: Option<&Hold>) -> Self {
+    pub(super) fn hold(kind: &str, id: String, hold: Option<&Hold>) -> Self {
         let action = match (kind, hold.is_some()) {
             ("volume", true) => "volume.hold",
             ("volume", false) => "volume.unhold",
@@ -104,7 +104,7 @@ fn written(behind: &Behind, now: DateTime<Utc>, deed: &Deed<'_>) -> Option<Value
         .map(|target| AuditEvent {
             target: Some(target.clone()),
             payload: deed.payload.clone(),
-            scope: deed.project.map(|id| Party::new("project", id)),
+            scope: deed.project.map(|id| Party::new("project", id.to_owned())),
             ..behind.event(deed.action, now)
         })
         .collect();

@@ -98,11 +98,11 @@ impl Db {
         list_good_generations(&mut connection, of, place).await
     }
 
-    /// The task goes on without a cache, and is told why. Nothing, when that is decided already.
+    /// The task goes on without a cache, and is told why. False when that was decided already.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn go_without(&self, task: TaskId, reason: &str, now: DateTime<Utc>) -> Result<(), DbError> {
+    pub async fn go_without(&self, task: TaskId, reason: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
         let mut tx = self.pool.begin().await?;
         let told = sqlx::query!(
             "-- cache::go_without
@@ -121,7 +121,7 @@ impl Db {
         }
         tx.commit().await?;
         self.wake.send();
-        Ok(())
+        Ok(told.rows_affected() == 1)
     }
 
     /// Whether a volume is being deleted: there is room for another soon.

@@ -4,9 +4,10 @@
 
 use super::events::{self, Event};
 use super::rows::{WayIn, way_in};
-use super::{Db, DbError, LEASE_SECONDS, leased};
+use super::{Db, DbError, LEASE_SECONDS};
 use crate::domain::ids::{TaskId, VmId};
-use crate::domain::task::TaskRequest;
+use crate::domain::tags::Origin;
+use crate::domain::task::{Executor, TaskRequest};
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
@@ -29,15 +30,36 @@ pub struct Preparing {
     pub unfit_before: bool,
 }
 
+/// A claim, or a preparation, that succeeded.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// What for.
+    pub executor: Executor,
+    /// Why its VM was launched.
+    pub origin: Origin,
+    /// When the task was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When it was given its VM.
+    pub claimed_at: DateTime<Utc>,
+    /// It wants a cache.
+    pub caching: bool,
+    /// Something must be, or was, put into the VM before the job.
+    pub prepares: bool,
+}
+
 impl Db {
-    /// Gives the VM to the task: one winner.
+    /// Gives the VM to the task: one winner. None: the two are gone since.
     ///
     /// # Errors
     /// `Conflict`: one of the two is not free any more. `LimitReached`: the project has as many as it may.
-    pub async fn claim_task(&self, task: TaskId, vm: VmId, now: DateTime<Utc>) -> Result<(), DbError> {
-        sqlx::query!(
+    pub async fn claim_task(&self, task: TaskId, vm: VmId, now: DateTime<Utc>) -> Result<Option<Started>, DbError> {
+        // Both rows are read as they were before the claim; what is read of them does not change by it.
+        let rows = sqlx::query!(
             r#"-- claims::claim_task
-               select vms.claim($1, $2, $3) as "done: ()""#,
+               select vms.claim($1, $2, $3) as "done: ()", t.executor as "executor?: Executor", v.origin as "origin?: Origin",
+                      t.created_at as "created_at?", t.caching as "caching?",
+                      jsonb_array_length(coalesce(t.request -> 'ssh_public_keys', '[]')) > 0 as "keys?"
+               from (select) one left join vms.tasks t on t.id = $1 left join vms.vms v on v.id = $2"#,
             task.0,
             vm.0,
             now
@@ -46,7 +68,12 @@ impl Db {
         .fetch_all(&self.pool)
         .await?;
         self.wake.send();
-        Ok(())
+        Ok(rows.into_iter().next().and_then(|row| {
+            let caching = row.caching?;
+            let prepares = caching || row.keys?;
+            let (executor, origin, created_at) = (row.executor?, row.origin?, row.created_at?);
+            Some(Started { executor, origin, created_at, claimed_at: now, caching, prepares })
+        }))
     }
 
     /// Leases tasks whose VM must be made fit for them.
@@ -98,20 +125,23 @@ impl Db {
     ///
     /// # Errors
     /// `LostLease`.
-    pub async fn finish_preparing(&self, task: TaskId, lease: i64, now: DateTime<Utc>) -> Result<(), DbError> {
+    pub async fn finish_preparing(&self, task: TaskId, lease: i64, now: DateTime<Utc>) -> Result<Started, DbError> {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
-            "-- claims::finish_preparing
-             update vms.tasks set state = 'ready', ready_at = $3, expires_at = $3::timestamptz + make_interval(secs => max_run_seconds),
-                    due_at = $3, lease_until = null
-             where id = $1 and lease_token = $2 and state = 'preparing'",
+            r#"-- claims::finish_preparing
+               update vms.tasks t set state = 'ready', ready_at = $3,
+                      expires_at = $3::timestamptz + make_interval(secs => t.max_run_seconds), due_at = $3, lease_until = null
+               from vms.vms v
+               where t.id = $1 and t.lease_token = $2 and t.state = 'preparing' and v.id = t.vm_id
+               returning t.executor as "executor: Executor", v.origin as "origin: Origin", t.created_at,
+                         coalesce(t.claimed_at, $3) as "claimed_at!", t.caching as "caching!""#,
             task.0,
             lease,
             now,
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        leased(done.rows_affected())?;
+        let row = done.ok_or(DbError::LostLease)?;
         events::insert(
             &mut tx,
             now,
@@ -120,6 +150,7 @@ impl Db {
         .await?;
         tx.commit().await?;
         self.wake.send();
-        Ok(())
+        let (executor, origin, created_at, claimed_at) = (row.executor, row.origin, row.created_at, row.claimed_at);
+        Ok(Started { executor, origin, created_at, claimed_at, caching: row.caching, prepares: true })
     }
 }

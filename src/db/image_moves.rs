@@ -35,7 +35,8 @@ impl Db {
         .await?;
         let Some(name) = done else { return Ok(false) };
         tell(&mut tx, now, "image.share", format!("Image {name} gets {share} % of the launches, says {principal}.")).await?;
-        audit::note(&mut tx, now, Deed::to("image.share", "image", image, json!({ "image": name, "share": share }))).await?;
+        audit::note(&mut tx, now, Deed::to("image.share", "image", image.to_string(), json!({ "image": name, "share": share })))
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)
@@ -83,7 +84,12 @@ impl Db {
         .await?;
         let message = format!("Image {name} is promoted by {principal}: launches take it, and free VMs move over to it.");
         tell(&mut tx, now, "image.promoted", message).await?;
-        audit::note(&mut tx, now, Deed::to("image.promote", "image", image, json!({ "image": name, "forced": forced }))).await?;
+        audit::note(
+            &mut tx,
+            now,
+            Deed::to("image.promote", "image", image.to_string(), json!({ "image": name, "forced": forced })),
+        )
+        .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)
@@ -108,7 +114,8 @@ impl Db {
         .await?;
         let Some(name) = done else { return Ok(false) };
         tell(&mut tx, now, "image.retired", format!("Image {name} is retired by {principal}: {reason}")).await?;
-        audit::note(&mut tx, now, Deed::to("image.retire", "image", image, json!({ "image": name, "reason": reason }))).await?;
+        audit::note(&mut tx, now, Deed::to("image.retire", "image", image.to_string(), json!({ "image": name, "reason": reason })))
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(true)

@@ -72,7 +72,7 @@ impl Db {
         .await?;
         let wanted: Vec<&str> = order.wanted.iter().map(|image| image.source.provider_id()).collect();
         let payload = serde_json::json!({ "images": wanted, "share": order.share });
-        audit::note(&mut tx, order.created_at, Deed::to("image.order", "image_order", order.id, payload)).await?;
+        audit::note(&mut tx, order.created_at, Deed::to("image.order", "image_order", order.id.to_string(), payload)).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(())

@@ -22,6 +22,7 @@ pub mod console_tasks;
 pub mod console_vms;
 pub mod console_volumes;
 pub mod events;
+pub mod gauges;
 pub mod generations;
 pub mod history;
 pub mod image_moves;

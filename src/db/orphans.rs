@@ -18,7 +18,8 @@ pub struct DueOrphan {
 }
 
 impl Db {
-    /// Notes the machines without a row that a list shows, and forgets those that a complete list does not show any more.
+    /// Notes the machines without a row that a list shows, and forgets those that a complete list does not show any more. Returns those
+    /// that were not known: when each was made, and whether its row may have been lost.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -28,7 +29,7 @@ impl Db {
         rowless: &[Rowless],
         complete: bool,
         now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
+    ) -> Result<Vec<(DateTime<Utc>, bool)>, DbError> {
         let ids: Vec<_> = rowless.iter().map(|r| r.machine.provider_id.clone()).collect();
         let executors: Vec<_> = rowless.iter().map(|r| r.machine.executor.as_str().to_owned()).collect();
         let classes: Vec<_> = rowless.iter().map(|r| r.machine.resource_class.clone()).collect();
@@ -55,7 +56,7 @@ impl Db {
                on conflict (provider, place, provider_id) do update
                set last_seen_at = $8, sightings = o.sightings + 1, unknown = excluded.unknown,
                    ends_at = greatest(o.ends_at, excluded.ends_at)
-               returning o.provider_id, o.unknown, o.sightings = 1 as "fresh!""#,
+               returning o.provider_id, o.unknown, coalesce(o.made_at, $8) as "made_at!", o.sightings = 1 as "fresh!""#,
             place.0,
             place.1,
             &ids,
@@ -67,7 +68,9 @@ impl Db {
         )
         .fetch_all(&mut *tx)
         .await?;
+        let mut found = Vec::new();
         for row in fresh.into_iter().filter(|row| row.fresh) {
+            found.push((row.made_at, row.unknown));
             let machine = row.provider_id;
             let (kind, message) = if row.unknown {
                 let left = "a job may run on it, so it is left until its own end";
@@ -78,7 +81,7 @@ impl Db {
             events::insert(&mut tx, now, Event { kind, task: None, vm: None, message }).await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(found)
     }
 
     /// The machines without a row that are known.
@@ -236,9 +239,9 @@ impl Db {
             let message = format!("Machine {machine} is unknown and is to be ended, says {principal}.");
             events::insert(&mut tx, now, Event { kind: "machine.end_asked", task: None, vm: None, message }).await?;
         }
-        let targets = ids.iter().map(|machine| Party::new("machine", machine)).collect();
+        let targets = ids.iter().map(|machine| Party::new("machine", machine.clone())).collect();
         let payload = serde_json::json!({ "unknown": true });
-        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "machine", "", payload) }).await?;
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "machine", String::new(), payload) }).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ids)

@@ -9,6 +9,7 @@ use crate::domain::audit::Party;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{TaskId, VmId};
 use crate::domain::lifecycle::{TaskState, VmState};
+use crate::telemetry::tell;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -104,6 +105,7 @@ impl Db {
         )
         .execute(&mut *tx)
         .await?;
+        tell::task_ended(end.as_str(), "none");
         let message = if end == TaskState::Released { "The job is over." } else { "Taken back before it was ready." };
         events::insert(&mut tx, now, Event { kind: "task.released", task: Some(task), vm: row.vm_id, message: message.to_owned() })
             .await?;
@@ -112,7 +114,8 @@ impl Db {
         }
         let action = if end == TaskState::Released { "task.release" } else { "task.cancel" };
         let payload = json!({ "principal": row.principal, "vm_id": row.vm_id });
-        audit::note(&mut tx, now, Deed { project: Some(&row.project_id), ..Deed::to(action, "task", task, payload) }).await?;
+        audit::note(&mut tx, now, Deed { project: Some(&row.project_id), ..Deed::to(action, "task", task.to_string(), payload) })
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(Some(end))
@@ -157,8 +160,9 @@ impl Db {
         .await?;
         let ended = end_vms(&mut tx, &vms, &failure.detail, now).await?;
         fail_tasks_of(&mut tx, &ended, failure, now).await?;
-        let targets = ended.iter().map(|vm| Party::new("vm", vm)).collect();
-        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "vm", "", json!({ "unknown": false })) }).await?;
+        let targets = ended.iter().map(|vm| Party::new("vm", vm.to_string())).collect();
+        audit::note(&mut tx, now, Deed { targets, ..Deed::to("vm.terminate", "vm", String::new(), json!({ "unknown": false })) })
+            .await?;
         tx.commit().await?;
         self.wake.send();
         Ok(ended)
@@ -335,6 +339,7 @@ pub(super) async fn fail(
     else {
         return Ok(false);
     };
+    tell::task_ended(end.as_str(), failure.code.as_str());
     let message = failure.detail.clone();
     events::insert(connection, now, Event { kind: "task.failed", task: Some(task), vm, message }).await?;
     if let Some(vm) = vm {

@@ -124,7 +124,7 @@ impl Db {
         // What another binary saved may not be readable: then every field is told.
         let before = before.and_then(|body| serde_json::from_value(body).ok()).unwrap_or_default();
         let payload = json!({ "version": version, "on_top_of": seen, "changes": settings_diff::diff(&before, settings) });
-        audit::note(&mut tx, now, Deed::to("settings.update", "settings", version, payload)).await?;
+        audit::note(&mut tx, now, Deed::to("settings.update", "settings", version.to_string(), payload)).await?;
         tx.commit().await?;
         self.wake.send();
         Ok(version)

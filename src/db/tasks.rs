@@ -138,7 +138,7 @@ fn created<'a>(new: &NewTask<'a>) -> Deed<'a> {
         "project_id": request.project_id, "executor": request.executor, "resource_class": request.resource_class,
         "docker_layer_caching": request.docker_layer_caching, "cache_trust": request.cache_trust,
     });
-    Deed { project: Some(&request.project_id), ..Deed::to("task.create", "task", new.id, payload) }
+    Deed { project: Some(&request.project_id), ..Deed::to("task.create", "task", new.id.to_string(), payload) }
 }
 
 impl Db {

@@ -27,7 +27,7 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         let payload = json!({ "principal": caller.principal, "role": caller.role, "untrusted_only": caller.untrusted_only });
-        audit::note(&mut tx, now, Deed::to("token.create", "token", id, payload)).await?;
+        audit::note(&mut tx, now, Deed::to("token.create", "token", id.to_string(), payload)).await?;
         tx.commit().await?;
         Ok(())
     }

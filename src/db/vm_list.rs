@@ -94,7 +94,7 @@ impl Db {
                 None => format!("No longer held, says {principal}."),
             };
             events::insert(&mut tx, now, Event { kind: "vm.hold", task: None, vm: Some(vm), message }).await?;
-            audit::note(&mut tx, now, Deed::hold("vm", vm, hold)).await?;
+            audit::note(&mut tx, now, Deed::hold("vm", vm.to_string(), hold)).await?;
         }
         tx.commit().await?;
         self.wake.send();
@@ -118,7 +118,7 @@ impl Db {
         if found.is_some() {
             let message = format!("Way in given to {principal}.");
             events::insert(&mut tx, now, Event { kind: "vm.entered", task: None, vm: Some(vm), message }).await?;
-            audit::note(&mut tx, now, Deed::to("vm.connection.view", "vm", vm, serde_json::json!({}))).await?;
+            audit::note(&mut tx, now, Deed::to("vm.connection.view", "vm", vm.to_string(), serde_json::json!({}))).await?;
         }
         tx.commit().await?;
         Ok(found)

@@ -8,6 +8,7 @@ use super::{Db, DbError, LEASE_SECONDS, breakers, launches, leased};
 use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::lifecycle::VmState;
 use crate::domain::lineage::Engine;
+use crate::domain::tags::Origin;
 use crate::domain::task::Executor;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -83,6 +84,19 @@ pub struct Met<'a> {
     pub idle_end_at: DateTime<Utc>,
     /// Its Docker engine, if it has one that can be told.
     pub engine: Option<&'a Engine>,
+}
+
+/// The phases of a start that succeeded.
+#[derive(Clone, Debug)]
+pub struct StartedVm {
+    /// What for.
+    pub executor: Executor,
+    /// Why it was launched.
+    pub origin: Origin,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When its machine was first seen to run.
+    pub booted_at: Option<DateTime<Utc>>,
 }
 
 impl Db {
@@ -279,16 +293,18 @@ impl Db {
     ///
     /// # Errors
     /// `LostLease`.
-    pub async fn make_available(&self, vm: &LeasedVm, met: &Met<'_>, now: DateTime<Utc>) -> Result<(), DbError> {
+    pub async fn make_available(&self, vm: &LeasedVm, met: &Met<'_>, now: DateTime<Utc>) -> Result<StartedVm, DbError> {
         let mut tx = self.pool.begin().await?;
-        let done = sqlx::query!(
-            "-- vms::make_available
+        let done = sqlx::query_as!(
+            StartedVm,
+            r#"-- vms::make_available
              update vms.vms
              set state = 'available', available_at = $3, host_key = $4, guest_end_at = $5, absolute_end_at = greatest($5, absolute_end_at),
                  -- One that a volume was brought to is for one project only: it does not wait for long.
                  deadline_at = case when project_id is null then $6 else $3::timestamptz + interval '60 s' end,
                  due_at = $3, lease_until = null, architecture = $7, store = $8, engine_major = $9
-             where id = $1 and lease_token = $2",
+             where id = $1 and lease_token = $2
+             returning executor as "executor: Executor", origin as "origin: Origin", created_at, booted_at"#,
             vm.id.0,
             vm.lease,
             now,
@@ -299,9 +315,9 @@ impl Db {
             met.engine.map(|it| it.store.as_str()),
             met.engine.map(|it| it.major),
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        leased(done.rows_affected())?;
+        let started = done.ok_or(DbError::LostLease)?;
         if met.engine.is_some() {
             sqlx::query!(
                 "-- vms::make_available (engine of its image)
@@ -323,6 +339,6 @@ impl Db {
         events::insert(&mut tx, now, Event { kind: "vm.available", task: None, vm: Some(vm.id), message }).await?;
         tx.commit().await?;
         self.wake.send();
-        Ok(())
+        Ok(started)
     }
 }

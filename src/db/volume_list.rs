@@ -114,7 +114,7 @@ impl Db {
                 None => format!("Volume {volume} is no longer held, says {principal}."),
             };
             events::insert(&mut tx, now, Event { kind: "volume.hold", task: None, vm: None, message }).await?;
-            audit::note(&mut tx, now, Deed::hold("volume", volume, hold)).await?;
+            audit::note(&mut tx, now, Deed::hold("volume", volume.to_string(), hold)).await?;
         }
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
@@ -128,7 +128,7 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         let begun = begin_deletion(&mut tx, volume, &format!("the operator {principal} wants it so"), now).await?;
         if begun {
-            audit::note(&mut tx, now, Deed::to("volume.delete", "volume", volume, serde_json::json!({}))).await?;
+            audit::note(&mut tx, now, Deed::to("volume.delete", "volume", volume.to_string(), serde_json::json!({}))).await?;
         }
         tx.commit().await?;
         self.wake.send();

@@ -43,7 +43,7 @@ impl Db {
     }
 
     /// Takes a volume without a row back for its project: in quarantine, until it has been checked. `fresh` is the row's id when the
-    /// one of its tags is taken.
+    /// one of its tags is taken. False: it has a row.
     ///
     /// # Errors
     /// See [`DbError`].
@@ -53,7 +53,7 @@ impl Db {
         seen: &SeenVolume,
         fresh: VolumeId,
         now: DateTime<Utc>,
-    ) -> Result<(), DbError> {
+    ) -> Result<bool, DbError> {
         let tags = &seen.tags;
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
@@ -87,7 +87,7 @@ impl Db {
             events::insert(&mut tx, now, Event { kind: "volume.adopted", task: None, vm: None, message }).await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
     /// Notes which volumes a complete list did not show, and which it shows again.

@@ -35,8 +35,8 @@ pub struct Party {
 
 impl Party {
     /// One of this kind.
-    pub fn new(kind: &str, id: impl ToString) -> Self {
-        Self { id: id.to_string(), kind: kind.to_owned(), name: None, role: None, token_id: None }
+    pub fn new(kind: &str, id: String) -> Self {
+        Self { id, kind: kind.to_owned(), name: None, role: None, token_id: None }
     }
 }
 

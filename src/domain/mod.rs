@@ -27,5 +27,6 @@ pub mod settings;
 pub mod settings_check;
 pub mod settings_diff;
 pub mod settings_history;
+pub mod statsd;
 pub mod tags;
 pub mod task;

@@ -82,6 +82,9 @@ pub struct Settings {
     /// Days that ended tasks and VMs stay readable, 1 to 3650.
     #[garde(range(min = 1, max = 3650))]
     pub history_days: u32,
+    /// Where metrics go as StatsD: a host, or `host:port`; the port is 8125 when none is named. None: nowhere.
+    #[garde(inner(custom(super::statsd::is_host)))]
+    pub statsd: Option<String>,
 }
 
 /// The on-host provider.
@@ -260,6 +263,7 @@ impl Default for Settings {
             pause_launches: false,
             refuse_new_tasks: false,
             history_days: 90,
+            statsd: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::identity::{Bootstrap, Identity, USER};
 use crate::domain::lineage::Engine;
 use crate::domain::secret::Secret;
 use crate::ssh::{ExitStatus, Session, SshError, Target, printable};
+use crate::telemetry::tell;
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use chrono::{DateTime, Utc};
@@ -62,6 +63,7 @@ impl Guest for LinuxGuest {
         let until = started + deadline;
         let session = first_contact(at.ssh, bootstrap, identity, until).await.map_err(|e| failed(e, deadline))?;
         let connected = took("connect_ms", started);
+        tell::answered();
 
         // The waiting is part of the present that the machine's clock is set to.
         let waited = TimeDelta::from_std(started.elapsed()).unwrap_or_default();
@@ -90,10 +92,15 @@ impl Guest for LinuxGuest {
     ) -> Result<Option<Engine>, GuestError> {
         let started = Instant::now();
         let until = started + deadline;
+        tell::answered();
         let script = bundle::personalise(identity, personality);
-        let said = channel::run(channel, &script, until).await.map_err(|e| failed(e, deadline))?;
-        let done = took("bundle_ms", started);
-        prove(at, identity, personality, done, until, deadline).await?;
+        let personalised = async {
+            let said = channel::run(channel, &script, until).await.map_err(|e| failed(e, deadline));
+            took("bundle_ms", started);
+            said
+        };
+        // Its sshd goes on as soon as it has its key, and the rest of the script beside the proof.
+        let (said, ()) = tokio::try_join!(personalised, prove(at, identity, personality, started, until, deadline))?;
         info!(total_ms = millis(started.elapsed()), "personalised");
         Ok(engine_in(&said))
     }

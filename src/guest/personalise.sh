@@ -19,7 +19,8 @@ put() {
 }
 
 set_clock() {
-    apart=$((now - $(date +%s)))
+    # shellcheck disable=SC3028 # where a shell has it, it saves a process
+    apart=$((now - ${EPOCHSECONDS:-$(date +%s)}))
     if [ "$apart" -gt 2 ] || [ "$apart" -lt -2 ]; then date -s "@$now" >/dev/null; fi
 }
 
@@ -48,11 +49,17 @@ set_end() {
     fi
 }
 
-# sshd never reads half a key: it is renamed into place.
+# sshd never reads half a key: it is renamed into place, or sshd is held back (see `let_sshd_go`).
 set_host_key() {
     key=/etc/ssh/ssh_host_ed25519_key
+    umask 022
+    put "$key.pub" "$host_public"
+    umask 077
+    if [ "${sshd_waits:-}" ]; then
+        put "$key" "$host_private"
+        return
+    fi
     put "$key.new" "$host_private"
-    (umask 022 && put "$key.pub" "$host_public")
     mv -f "$key.new" "$key"
     # Open sessions have processes of their own; only the listener starts anew.
     pid='' comm=''
@@ -76,6 +83,11 @@ set_login() {
     fi
     # cloud-init puts its login keys here too.
     if [ -s /root/.ssh/authorized_keys ]; then : >/root/.ssh/authorized_keys; fi
+}
+
+# In a machine that waited for its identity sshd is up, but for its key: it goes on when descriptor 9 is closed (ami/onhost/wait).
+let_sshd_go() {
+    if [ "${sshd_waits:-}" ]; then exec 9>&-; fi
 }
 
 set_docker_tls() {
@@ -171,11 +183,12 @@ say_engine() {
 # personalise [ROOT CERTIFICATE]…
 personalise() {
     trap '' HUP PIPE
+    set_host_key
+    set_login
+    let_sshd_go
     set_clock
     set_end &
     ending=$!
-    set_host_key
-    set_login
     if [ -n "$environment" ]; then set_proxies; fi
     if [ $# -gt 0 ]; then set_root_certificates "$@"; fi
     if [ -n "$docker_key" ]; then set_docker_tls; fi

@@ -80,7 +80,7 @@ impl Gate {
 
 /// Who is behind a request with this token; none: he has signed in.
 pub(super) fn behind(caller: &Caller, token: Option<TokenId>, parts: &Parts) -> Arc<Behind> {
-    let actor = Party { role: Some(caller.role), token_id: token, ..Party::new("principal", &caller.principal) };
+    let actor = Party { role: Some(caller.role), token_id: token, ..Party::new("principal", caller.principal.clone()) };
     Behind::new(actor, Some(request(parts)))
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn act(state: &AppState, caller: &Caller, token: TokenId, reque
 
 /// A request that was turned away: its token is unknown, or its principal asks too fast.
 pub(super) async fn turned_away(state: &AppState, parts: &Parts, status: StatusCode) {
-    let behind = Behind::new(Party::new("unknown", "unknown"), Some(request(parts)));
+    let behind = Behind::new(Party::new("unknown", "unknown".to_owned()), Some(request(parts)));
     write(state, &behind, "", Deed::of(parts), status).await;
 }
 

@@ -27,6 +27,7 @@ mod extract;
 mod guard;
 mod health;
 mod images;
+mod metrics;
 mod openapi;
 mod paging;
 mod problem;
@@ -44,4 +45,5 @@ mod volumes;
 mod waiting;
 
 pub use console::Hosts;
+pub use metrics::metrics_router;
 pub use router::{broken_router, document, enveloped, router};

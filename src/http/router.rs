@@ -6,8 +6,8 @@ use super::envelope::{self, REQUEST_ID};
 use super::problem::Problem;
 use super::state::{AppState, Limits};
 use super::{
-    audit_log, auth, console, docs, events, health, images, openapi, settings, settings_checks, settings_history, task_list, tasks,
-    vm_hold, vms, volumes,
+    audit_log, auth, console, docs, events, health, images, metrics, openapi, settings, settings_checks, settings_history,
+    task_list, tasks, vm_hold, vms, volumes,
 };
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
@@ -39,6 +39,7 @@ fn guarded() -> OpenApiRouter<AppState> {
         .merge(settings_history::routes())
         .merge(audit_log::routes())
         .merge(health::routes())
+        .merge(metrics::routes())
 }
 
 /// The OpenAPI document.

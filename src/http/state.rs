@@ -65,8 +65,8 @@ pub struct AppState {
     /// How much one request may take.
     pub limits: Limits,
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
-    pub(super) console: Arc<Console>,
     pub(super) audit: Arc<Gate>,
+    pub(super) console: Arc<Console>,
 }
 
 impl AppState {
@@ -83,7 +83,7 @@ impl AppState {
         let skew = Arc::new(TimeDelta::zero);
         let console = Arc::new(Console::new(Hosts::default(), false));
         let audit = Arc::new(Gate::new());
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), console, audit }
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console }
     }
 
     /// With other limits.

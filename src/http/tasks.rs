@@ -19,10 +19,12 @@ use crate::domain::ids::TaskId;
 use crate::domain::lineage::Trust;
 use crate::domain::task::TaskRequest;
 use crate::seal;
+use crate::telemetry::tell;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use std::time::Duration;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -151,6 +153,7 @@ pub(super) async fn release(state: &AppState, caller: &Caller, id: TaskId) -> Re
 }
 
 async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskRequest) -> Result<Response, Problem> {
+    tracing::Span::current().record("task", tracing::field::display(id));
     // Fields in the order of the type, labels sorted, defaults filled in: equal requests have equal bytes.
     let bytes = serde_json::to_vec(request).map_err(|error| Problem::Defect(format!("a request cannot be written: {error}")))?;
     let request_hash = seal::fingerprint(&bytes);
@@ -174,6 +177,7 @@ async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskReq
     let new = NewTask { id, principal: &caller.principal, request, request_hash: &request_hash, max_run_seconds };
     match state.db.ensure_task(&new, state.clock.now()).await? {
         Ensured::Created(row) => {
+            tell_start(&row.view);
             let mut response = answer(state, caller, StatusCode::CREATED, *row)?;
             if let Ok(location) = format!("/api/v1/tasks/{id}").parse() {
                 response.headers_mut().insert(header::LOCATION, location);
@@ -184,6 +188,17 @@ async fn ensure(state: &AppState, caller: &Caller, id: TaskId, request: &TaskReq
         Ensured::Taken => {
             Err(Problem::Conflict("This id (or Idempotency-Key) belongs to another request: choose a fresh one.".to_owned()))
         }
+    }
+}
+
+/// What its PUT found already: a VM, and perhaps all that the job needs.
+fn tell_start(task: &TaskView) {
+    let Some(vm) = &task.vm else { return };
+    let (executor, origin) = (task.request.executor.as_str(), vm.origin.as_str());
+    tell::claim(executor, origin, "put");
+    tell::phase("queued", executor, origin, Duration::ZERO);
+    if task.ready_at.is_some() {
+        tell::task_ready(executor, origin, Duration::ZERO);
     }
 }
 

@@ -7,9 +7,11 @@
 
 use super::{Act, Loop, World, wanted};
 use crate::db::DbError;
+use crate::db::claims::Started;
 use crate::domain::plan::assign::{Snapshot, plan_assign};
 use crate::domain::plan::queue::STARVES_AFTER;
 use crate::domain::tags::Origin;
+use crate::telemetry::tell;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -54,8 +56,9 @@ impl Loop for Assign {
         let decision = plan_assign(snapshot);
         for (task, vm) in decision.claims {
             match world.db.claim_task(task, vm, now).await {
+                Ok(started) => started.iter().for_each(tell_claim),
                 // Somebody else was faster, or the project is at its limit by now: the next tick decides anew.
-                Ok(()) | Err(DbError::Conflict(_) | DbError::LimitReached(_)) => {}
+                Err(DbError::Conflict(_) | DbError::LimitReached(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -73,5 +76,15 @@ impl Loop for Assign {
         }
         world.db.note_waits(&decision.waits, now).await?;
         Ok(Vec::new())
+    }
+}
+
+fn tell_claim(started: &Started) {
+    let (executor, origin) = (started.executor.as_str(), started.origin.as_str());
+    let waited = (started.claimed_at - started.created_at).to_std().unwrap_or_default();
+    tell::claim(executor, origin, "queue");
+    tell::phase("queued", executor, origin, waited);
+    if !started.prepares {
+        tell::task_ready(executor, origin, waited);
     }
 }

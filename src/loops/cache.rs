@@ -6,7 +6,7 @@
 //!
 //! Not here: for which VM that boots a volume is brought (`assign`); how volumes move (`volumes`); the mount (`prepare`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::db::DbError;
 use crate::db::cache::Want;
 use crate::db::cache_gifts::NewVolume;
@@ -16,6 +16,7 @@ use crate::domain::plan::cache::{Choice, choose};
 use crate::domain::settings::CacheSettings;
 use crate::provider::Provider;
 use crate::provider::volumes::Volumes;
+use crate::telemetry::tell;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -42,7 +43,10 @@ impl Loop for Cache {
             let Some(volumes) = provider.volumes() else { continue };
             let settings = world.settings().cache;
             for want in world.db.list_cache_wants((provider.name(), provider.place())).await? {
-                told(serve(world, provider.as_ref(), volumes, &settings, &want, now).await, &want.vm.to_string());
+                told(
+                    serve(world, provider.as_ref(), volumes, &settings, &want, now).await,
+                    About { task: want.task, ..About::vm(want.vm) },
+                );
             }
         }
         Ok(Vec::new())
@@ -58,16 +62,20 @@ async fn serve(
     now: DateTime<Utc>,
 ) -> anyhow::Result<()> {
     let (db, place) = (&world.db, (provider.name(), provider.place()));
-    let without = async |reason: &str| match want.task {
-        Some(task) => Ok(db.go_without(task, reason, now).await?),
-        None => Ok(()),
+    let without = async |class: &'static str, reason: &str| {
+        if let Some(task) = want.task
+            && db.go_without(task, reason, now).await?
+        {
+            tell::cache("without", class);
+        }
+        Ok(())
     };
     if want.tried {
-        return without("two volumes did not come, or were not fit.").await;
+        return without("unfit_volumes", "two volumes did not come, or were not fit.").await;
     }
     let Some(engine) = want.engine.clone() else {
         // Before first contact it may yet be known.
-        return if want.met { without("its VM has no Docker engine that could be told.").await } else { Ok(()) };
+        return if want.met { without("unknown_engine", "its VM has no Docker engine that could be told.").await } else { Ok(()) };
     };
     let lineage = Lineage { project_id: want.owner.0.clone(), trust: want.owner.1, engine };
     let free = db.list_free_volumes(&lineage, place, now).await?;
@@ -86,7 +94,7 @@ async fn serve(
         && space.free_part() < LEAST_FREE
         && !db.drop_least_recently_used(place, "the disk of the host is nearly full", now).await?
     {
-        return without("the disk of the host is nearly full.").await;
+        return without("disk_full", "the disk of the host is nearly full.").await;
     }
     let new = NewVolume {
         id: VolumeId((world.fresh_id)()),
@@ -107,7 +115,7 @@ async fn serve(
             {
                 return Ok(());
             }
-            without(&format!("no volume can be made ({limit}), and all are in use.")).await
+            without("limit", &format!("no volume can be made ({limit}), and all are in use.")).await
         }
         Err(error) => Err(error.into()),
     }

@@ -5,7 +5,7 @@
 //! `domain::plan::save`. Runs: in `serve`.
 
 use super::settings::{Open, access_secret};
-use super::{Act, Loop, World, lease, scale};
+use super::{About, Act, Loop, World, lease, scale};
 use crate::db::settings_checks::LeasedCheck;
 use crate::domain::plan::save::{plan_save, warnings};
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
@@ -58,7 +58,7 @@ impl Loop for CheckSettings {
         let limit = i64::try_from(room).unwrap_or(i64::MAX);
         let act = |check: LeasedCheck| {
             let (world, open) = (self.world.clone(), self.open.clone());
-            Act::new(format!("checking settings {}", check.id), async move {
+            Act::new(format!("checking settings {}", check.id), About::default(), async move {
                 lease::hold(&world, check.lease(), carry_out(&world, &open, &check)).await
             })
         };

@@ -6,7 +6,7 @@
 //!
 //! Not here: volumes (`collect_volumes`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::db::DbError;
 use crate::db::orphans::DueOrphan;
 use crate::db::release::Evidence;
@@ -14,6 +14,7 @@ use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::ids::{LaunchId, VmId};
 use crate::domain::plan::gc::{Decision, Seen, SeenMachine, Snapshot, plan_gc};
 use crate::provider::{Listing, MachineState, Provider};
+use crate::telemetry::tell;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -42,9 +43,9 @@ impl Loop for Collect {
         for provider in self.0.providers.all() {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect", place, provider.pace().list, now).await? {
-                told(collect(&self.0, provider.as_ref(), now).await, provider.name());
+                told(collect(&self.0, provider.as_ref(), now).await, About::what(provider.name()));
             }
-            told(end_orphans(&self.0, provider.as_ref(), now).await, provider.name());
+            told(end_orphans(&self.0, provider.as_ref(), now).await, About::what(provider.name()));
         }
         Ok(Vec::new())
     }
@@ -86,24 +87,29 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
     adopt(world, &decision, now).await;
     for (vm, machine) in &decision.dead {
         let why = snapshot.machines.iter().find(|seen| seen.provider_id == *machine).and_then(|seen| seen.why_ended.as_deref());
-        told(give_up(world, provider, *vm, machine, Evidence::MachineDead, why, now).await, machine);
+        told(
+            give_up(world, provider, *vm, machine, Evidence::MachineDead, why, now).await,
+            About { what: Some(machine), ..About::vm(*vm) },
+        );
     }
     for (vm, machine) in &decision.awake {
-        told(end_awake(world, provider, *vm, machine, now).await, machine);
+        told(end_awake(world, provider, *vm, machine, now).await, About { what: Some(machine), ..About::vm(*vm) });
     }
     db.note_missing(&decision.missing, &decision.seen_again, now).await?;
     for (vm, machine, missing_at) in &decision.lost {
-        told(give_up_lost(world, provider, *vm, machine, *missing_at, now).await, machine);
+        told(give_up_lost(world, provider, *vm, machine, *missing_at, now).await, About { what: Some(machine), ..About::vm(*vm) });
     }
-    db.note_rowless(place, &decision.rowless, snapshot.complete, now).await?;
+    for (made_at, unknown) in db.note_rowless(place, &decision.rowless, snapshot.complete, now).await? {
+        tell::leak(if unknown { "unknown" } else { "orphan" }, (now - made_at).to_std().unwrap_or_default());
+    }
     if snapshot.complete {
         db.note_machines_seen(now).await?;
     }
     for machine in &decision.quarantine {
-        told(quarantine(world, provider, machine, now).await, machine);
+        told(quarantine(world, provider, machine, now).await, About::what(machine));
     }
     for remains in decision.clear.chunks(1000) {
-        told(provider.terminate(remains).await.map_err(anyhow::Error::from), "remains of dead machines");
+        told(provider.terminate(remains).await.map_err(anyhow::Error::from), About::what("remains of dead machines"));
     }
     Ok(())
 }
@@ -114,7 +120,10 @@ async fn adopt(world: &World, decision: &Decision, now: DateTime<Utc>) {
         of_launch.entry(*launch).or_default().push(machine.clone());
     }
     for (launch, machines) in of_launch {
-        told(world.db.bind_machines(launch, &machines, now).await.map_err(anyhow::Error::from), &machines[0]);
+        told(
+            world.db.bind_machines(launch, &machines, now).await.map_err(anyhow::Error::from),
+            About { what: Some(&machines[0]), ..About::launch(launch) },
+        );
     }
 }
 
@@ -129,7 +138,10 @@ async fn give_up_lost(
     let found = provider.find_machine(machine).await?;
     let why = found.as_ref().and_then(|machine| machine.why_ended.as_deref());
     match found.as_ref().map(|m| m.state) {
-        None => give_up(world, provider, vm, machine, Evidence::Lost { missing_at }, why, now).await,
+        None => {
+            tell::leak("lost", (now - missing_at).to_std().unwrap_or_default());
+            give_up(world, provider, vm, machine, Evidence::Lost { missing_at }, why, now).await
+        }
         Some(MachineState::Terminated) => give_up(world, provider, vm, machine, Evidence::MachineDead, why, now).await,
         // It lives, and the list does not show it: its tags may be lost. Its row keeps it.
         Some(_) => Ok(world.db.note_missing(&[], &[vm], now).await?),

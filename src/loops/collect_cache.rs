@@ -5,7 +5,7 @@
 //!
 //! Not here: volumes without a row (`collect_volumes`); the deletion itself (`volumes`, `generations`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::domain::plan::gc_cache::{SeenSnapshot, Snapshot, plan_gc_cache};
 use crate::provider::Provider;
 use crate::provider::volumes::Volumes;
@@ -33,8 +33,8 @@ impl Loop for CollectCache {
         for provider in self.0.providers.all() {
             let Some(volumes) = provider.volumes() else { continue };
             if self.0.db.take_turn("collect cache", (provider.name(), provider.place()), EVERY, now).await? {
-                told(clear(&self.0, provider.as_ref(), volumes, now).await, provider.name());
-                told(snapshots(&self.0, provider.as_ref(), volumes, now).await, provider.name());
+                told(clear(&self.0, provider.as_ref(), volumes, now).await, About::what(provider.name()));
+                told(snapshots(&self.0, provider.as_ref(), volumes, now).await, About::what(provider.name()));
             }
         }
         Ok(Vec::new())

@@ -4,7 +4,7 @@
 //!
 //! Not here: retiring them (`http`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::db::DbError;
 use crate::domain::plan::gc_images::{Decision, Snapshot, plan_gc_images};
 use crate::provider::images::Images;
@@ -38,8 +38,8 @@ impl Loop for CollectImages {
         for provider in self.0.providers.all() {
             let Some(images) = provider.images() else { continue };
             if self.0.db.take_turn("collect images", (provider.name(), provider.place()), EVERY, now).await? {
-                told(look(&self.0, provider.as_ref(), images, now).await, provider.name());
-                told(delete(&self.0, provider.as_ref(), images, now).await, provider.name());
+                told(look(&self.0, provider.as_ref(), images, now).await, About::what(provider.name()));
+                told(delete(&self.0, provider.as_ref(), images, now).await, About::what(provider.name()));
             }
         }
         self.0.db.trim_image_orders(now - ORDERS_KEPT).await?;

@@ -5,12 +5,14 @@
 //!
 //! Not here: deleting what is not used (`collect_cache`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::domain::ids::VolumeId;
 use crate::domain::plan::gc_volumes::{SeenVolume, Snapshot, plan_gc_volumes};
 use crate::provider::Provider;
+use crate::telemetry::names;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use metrics::counter;
 use std::time::Duration;
 
 /// Between lists: a volume that was forgotten costs little.
@@ -33,7 +35,7 @@ impl Loop for CollectVolumes {
         for provider in self.0.providers.all() {
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("collect volumes", place, EVERY, now).await? {
-                told(collect(&self.0, provider.as_ref(), now).await, provider.name());
+                told(collect(&self.0, provider.as_ref(), now).await, About::what(provider.name()));
             }
         }
         Ok(Vec::new())
@@ -62,7 +64,13 @@ async fn collect(world: &World, provider: &dyn Provider, now: DateTime<Utc>) -> 
     }
     for volume in &decision.adopt {
         let (place, fresh) = ((provider.name(), provider.place()), VolumeId((world.fresh_id)()));
-        told(db.adopt_volume(place, volume, fresh, now).await.map_err(anyhow::Error::from), &volume.provider_id);
+        match db.adopt_volume(place, volume, fresh, now).await {
+            Ok(adopted) => counter!(names::LEAKS_FOUND, "kind" => "volume").increment(adopted.into()),
+            error => told(
+                error.map_err(anyhow::Error::from),
+                About { volume: Some(volume.tags.volume), ..About::what(&volume.provider_id) },
+            ),
+        }
     }
     db.note_missing_volumes(&decision.missing, &decision.seen_again, now).await?;
     for row in &decision.never_made {

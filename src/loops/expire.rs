@@ -3,7 +3,7 @@
 //!
 //! Reads, writes: `tasks`, `vms`. Calls: nothing outside. Runs: in `gc`.
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
@@ -27,10 +27,10 @@ impl Loop for Expire {
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
         let db = &self.0.db;
         for (task, failure) in db.list_expired_tasks(now).await? {
-            told(db.expire_task(task, &failure, now).await.map_err(anyhow::Error::from), &task.to_string());
+            told(db.expire_task(task, &failure, now).await.map_err(anyhow::Error::from), About::task(task));
         }
         for (vm, _) in db.list_overdue_vms(now).await? {
-            told(db.end_overdue_vm(vm, now).await.map_err(anyhow::Error::from), &vm.to_string());
+            told(db.end_overdue_vm(vm, now).await.map_err(anyhow::Error::from), About::vm(vm));
         }
         let abandoned = db.end_abandoned_launches(now - self.0.settings().timeouts.vm_start() - ABANDONED, now).await?;
         if abandoned > 0 {

@@ -3,7 +3,7 @@
 //! Reads, writes: `generations`. Calls: `Volumes`. Runs: in `serve`. Not here: when one is made (`volumes`), which are kept
 //! (`domain::plan::cache`).
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::generations::LeasedGeneration;
 use crate::db::leases::Lease;
 use crate::provider::Provider;
@@ -38,7 +38,7 @@ impl Loop for Generations {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for it in self.0.db.lease_generations((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), Arc::clone(&provider));
-                acts.push(Act::new(format!("following good state {}", it.id), async move {
+                acts.push(Act::new(format!("following good state {}", it.id), About::default(), async move {
                     let lease = Lease::Generation(it.id, it.lease);
                     lease::hold(&world, lease, follow(&world, provider.as_ref(), &it)).await
                 }));

@@ -4,7 +4,7 @@
 //!
 //! Not here: which image a launch takes (`domain::plan::images`, `launch`); deleting them (`collect_images`).
 
-use super::{Act, Loop, World};
+use super::{About, Act, Loop, World};
 use crate::db::DbError;
 use crate::db::image_orders::{ImageOrder, SeenImage};
 use crate::domain::image::WantedImage;
@@ -46,7 +46,9 @@ impl Loop for Images {
         let orders = world.db.list_image_orders().await?;
         let act = |order: ImageOrder| {
             let world = world.clone();
-            Act::new(format!("registering images for {}", order.principal), async move { carry_out(&world, &order).await })
+            Act::new(format!("registering images for {}", order.principal), About::default(), async move {
+                carry_out(&world, &order).await
+            })
         };
         Ok(orders.into_iter().map(act).collect())
     }

@@ -2,7 +2,7 @@
 //!
 //! Reads: `vms`. Writes: `vms`. Calls: `Guest::set_end`. Runs: in `serve`.
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::vm_ends::Outlived;
 use anyhow::Context as _;
@@ -35,7 +35,7 @@ impl Loop for Keep {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for vm in self.0.db.lease_outlived((provider.name(), provider.place()), now, limit).await? {
                 let world = self.0.clone();
-                acts.push(Act::new(format!("moving the end of VM {}", vm.way_in.vm), async move {
+                acts.push(Act::new(format!("moving the end of VM {}", vm.way_in.vm), About::vm(vm.way_in.vm), async move {
                     let lease = Lease::Vms(vec![(vm.way_in.vm, vm.lease)]);
                     lease::hold(&world, lease, tell(&world, &vm)).await
                 }));

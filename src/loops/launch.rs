@@ -5,15 +5,17 @@
 //!
 //! Not here: machines that no row waits for any more (`collect` ends them).
 
-use super::{Act, Loop, World, images, lease, wanted, watch};
+use super::{About, Act, Loop, World, images, lease, wanted, watch};
 use crate::db::launch_attempts::After;
 use crate::db::launches::{End, LeasedLaunch};
 use crate::db::leases::Lease;
 use crate::domain::tags::{Origin, Tags};
 use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
+use crate::telemetry::names;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use metrics::counter;
 use std::time::Duration;
 
 /// After a throttled or unclear answer.
@@ -43,7 +45,7 @@ impl Loop for Launch {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for launch in self.0.db.lease_launches((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
-                acts.push(Act::new(format!("sending launch {}", launch.id), async move {
+                acts.push(Act::new(format!("sending launch {}", launch.id), About::launch(launch.id), async move {
                     let lease = Lease::Launch(launch.id, launch.lease);
                     lease::hold(&world, lease, send(&world, provider.as_ref(), &launch)).await
                 }));
@@ -119,7 +121,9 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
             }
         }
         db.mark_attempt(launch.id, launch.lease, &spec.candidate, spec.image.as_deref(), now).await?;
-        match provider.launch(&spec).await {
+        let answer = provider.launch(&spec).await;
+        tell(provider, &spec.candidate, &answer);
+        match answer {
             // Where there is a choice, what was refused is remembered, and the next is asked at once.
             Err(ProviderError::NoCapacity(reason)) if !spec.candidate.is_empty() => {
                 db.next_attempt(launch.id, launch.lease, &reason).await?;
@@ -136,6 +140,18 @@ async fn send(world: &World, provider: &dyn Provider, launch: &LeasedLaunch) -> 
     }
     let tried = ProviderError::NoCapacity("none of the first candidates had room".to_owned());
     record(world, launch, false, Err(tried)).await
+}
+
+fn tell(provider: &dyn Provider, candidate: &str, answer: &Result<Vec<Machine>, ProviderError>) {
+    let asked = provider.asked(candidate);
+    let labels = [
+        ("provider", provider.name().to_owned()),
+        ("outcome", answer.as_ref().map_or_else(ProviderError::word, |_| "made").to_owned()),
+        ("market", asked.market.to_owned()),
+        ("instance_type", asked.instance_type),
+        ("zone", asked.zone),
+    ];
+    counter!(names::LAUNCHES, &labels).increment(1);
 }
 
 /// What an attempt asks for, and what its machines are made of.

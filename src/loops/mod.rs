@@ -15,6 +15,7 @@ pub mod collect_cache;
 pub mod collect_images;
 pub mod collect_volumes;
 pub mod expire;
+pub mod gauges;
 pub mod generations;
 pub mod history;
 pub mod images;
@@ -38,10 +39,11 @@ use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
 use crate::domain::identity::{Bootstrap, Identity};
-use crate::domain::ids::{InstallationId, LaunchId, VmId};
+use crate::domain::ids::{InstallationId, LaunchId, TaskId, VmId, VolumeId};
 use crate::domain::settings::Settings;
 use crate::guest::Guest;
 use crate::provider::Provider;
+use crate::provider::metered::Metered;
 use crate::seal::Sealer;
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -50,6 +52,7 @@ use futures::future::BoxFuture;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
+use tracing::{Instrument as _, Span, field};
 use uuid::Uuid;
 
 /// Everything a loop may touch.
@@ -107,7 +110,7 @@ pub struct Providers(Arc<RwLock<Vec<Arc<dyn Provider>>>>);
 impl Providers {
     /// These.
     pub fn new(providers: Vec<Arc<dyn Provider>>) -> Self {
-        Self(Arc::new(RwLock::new(providers)))
+        Self(Arc::new(RwLock::new(providers.into_iter().map(metered).collect())))
     }
 
     /// All of them now.
@@ -122,28 +125,74 @@ impl Providers {
 
     /// One more.
     pub fn add(&self, provider: Arc<dyn Provider>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(provider);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(metered(provider));
     }
+}
+
+fn metered(provider: Arc<dyn Provider>) -> Arc<dyn Provider> {
+    Arc::new(Metered::new(provider))
 }
 
 /// One bounded piece of work on one leased row (or one batch).
 pub struct Act {
     /// For logs: what it does, to which row.
     pub name: String,
+    /// Around each line that it logs: the ids that it is about.
+    pub span: Span,
     /// Does it. An error is logged once, by whoever drives the act; the row's lease ends by itself.
     pub run: BoxFuture<'static, anyhow::Result<()>>,
 }
 
 impl Act {
-    fn new(name: String, run: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Self {
-        Self { name, run: Box::pin(run) }
+    fn new(name: String, about: About<'_>, run: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Self {
+        let span = about.span();
+        Self { name, run: Box::pin(run.instrument(span.clone())), span }
+    }
+}
+
+/// What an act, or a line of the log, is about.
+#[derive(Clone, Copy, Debug, Default)]
+struct About<'a> {
+    task: Option<TaskId>,
+    vm: Option<VmId>,
+    volume: Option<VolumeId>,
+    launch: Option<LaunchId>,
+    /// Anything else, by a name.
+    what: Option<&'a str>,
+}
+
+impl<'a> About<'a> {
+    fn task(task: TaskId) -> Self {
+        Self { task: Some(task), ..Self::default() }
+    }
+
+    fn vm(vm: VmId) -> Self {
+        Self { vm: Some(vm), ..Self::default() }
+    }
+
+    fn volume(volume: VolumeId) -> Self {
+        Self { volume: Some(volume), ..Self::default() }
+    }
+
+    fn launch(launch: LaunchId) -> Self {
+        Self { launch: Some(launch), ..Self::default() }
+    }
+
+    fn what(what: &'a str) -> Self {
+        Self { what: Some(what), ..Self::default() }
+    }
+
+    fn span(self) -> Span {
+        let Self { task, vm, volume, launch, what } = self;
+        let (task, vm) = (task.map(field::display), vm.map(field::display));
+        tracing::info_span!("act", task, vm, volume = volume.map(field::display), launch = launch.map(field::display), about = what)
     }
 }
 
 /// One that resists does not hide those behind it: it is told, and tried again at the next tick.
-fn told<T>(done: anyhow::Result<T>, about: &str) {
+fn told<T>(done: anyhow::Result<T>, about: About<'_>) {
     if let Err(error) = done {
-        tracing::warn!(about, error = format!("{error:#}"), "could not be done this time");
+        about.span().in_scope(|| tracing::warn!(error = format!("{error:#}"), "could not be done this time"));
     }
 }
 
@@ -180,6 +229,7 @@ pub fn serve_loops(world: &World) -> Vec<Arc<dyn Loop>> {
         Arc::new(terminate::Terminate(world.clone())),
         Arc::new(images::Images(world.clone())),
         Arc::new(listen::Listen(world.clone())),
+        Arc::new(gauges::Gauges::new(world.clone())),
     ]
 }
 

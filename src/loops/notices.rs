@@ -5,7 +5,7 @@
 //!
 //! Not here: machines that have ended (`watch`, `collect`).
 
-use super::{Act, Loop, World, told};
+use super::{About, Act, Loop, World, told};
 use crate::domain::lifecycle::VmState;
 use crate::provider::Provider;
 use async_trait::async_trait;
@@ -32,7 +32,7 @@ impl Loop for Notices {
             let Some(every) = provider.pace().notices else { continue };
             let place = (provider.name(), provider.place());
             if self.0.db.take_turn("notices", place, every, now).await? {
-                told(tell(&self.0, provider.as_ref(), now).await, provider.name());
+                told(tell(&self.0, provider.as_ref(), now).await, About::what(provider.name()));
             }
         }
         Ok(Vec::new())

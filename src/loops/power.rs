@@ -7,7 +7,7 @@
 //!
 //! Not here: which VMs (`scale`, `assign`); whether a machine has stopped, or runs (`watch`).
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::reserve::PowerWish;
 use crate::provider::{Provider, ProviderError};
@@ -47,7 +47,7 @@ impl Loop for Power {
             for vm in self.0.db.lease_power((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
                 let what = if vm.start { "starting" } else { "stopping" };
-                acts.push(Act::new(format!("{what} the machine of VM {}", vm.id), async move {
+                acts.push(Act::new(format!("{what} the machine of VM {}", vm.id), About::vm(vm.id), async move {
                     let lease = Lease::Vms(vec![(vm.id, vm.lease)]);
                     lease::hold(&world, lease, ask(&world, provider.as_ref(), &vm)).await
                 }));

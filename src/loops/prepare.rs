@@ -4,10 +4,10 @@
 //! Reads: `tasks`, `volumes`. Writes: `tasks`; `vms` when one is unfit; `volumes` that are not fit. Calls: `Guest::authorise`,
 //! `Guest::mount_cache`. Runs: in `serve`. Not here: which volume is brought (`cache`), how it comes (`volumes`).
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::DbError;
 use crate::db::cache_mounts::{Brought, Content};
-use crate::db::claims::Preparing;
+use crate::db::claims::{Preparing, Started};
 use crate::db::leases::Lease;
 use crate::db::release::Evidence;
 use crate::db::rows::WayIn;
@@ -17,9 +17,11 @@ use crate::domain::lifecycle::VolumeState;
 use crate::guest::GuestError;
 use crate::guest::cache::{CacheContent, CacheDisk, CacheTrouble, Mounted};
 use crate::provider::Provider;
+use crate::telemetry::{names, tell};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use metrics::counter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,10 +52,14 @@ impl Loop for Prepare {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for task in self.0.db.lease_preparing((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), Arc::clone(&provider));
-                acts.push(Act::new(format!("preparing task {}", task.id), async move {
-                    let lease = Lease::Task(task.id, task.lease);
-                    lease::hold(&world, lease, prepare(&world, provider.as_ref(), &task)).await
-                }));
+                acts.push(Act::new(
+                    format!("preparing task {}", task.id),
+                    About { vm: Some(task.way_in.vm), ..About::task(task.id) },
+                    async move {
+                        let lease = Lease::Task(task.id, task.lease);
+                        lease::hold(&world, lease, prepare(&world, provider.as_ref(), &task)).await
+                    },
+                ));
             }
         }
         Ok(acts)
@@ -62,7 +68,11 @@ impl Loop for Prepare {
 
 async fn prepare(world: &World, provider: &dyn Provider, task: &Preparing) -> anyhow::Result<()> {
     let refused = match make_fit(world, provider, task).await {
-        Ok(Fit::Yes) => return Ok(world.db.finish_preparing(task.id, task.lease, world.clock.now()).await?),
+        Ok(Fit::Yes) => {
+            let now = world.clock.now();
+            tell_ready(&world.db.finish_preparing(task.id, task.lease, now).await?, now);
+            return Ok(());
+        }
         Ok(Fit::Later) => return Ok(world.db.postpone_preparing(task.id, task.lease, world.clock.now() + LOOK_AGAIN).await?),
         // The VM's fault costs the VM; ours, such as a sealing key that is missing here, does not.
         Err(error) if error.is::<GuestError>() => error,
@@ -71,6 +81,13 @@ async fn prepare(world: &World, provider: &dyn Provider, task: &Preparing) -> an
     let failure = Failure::new(FailureCode::PreparationFailed, format!("the VM could not be prepared: {refused:#}"));
     let evidence = Evidence::Unfit { task: task.id, lease: task.lease };
     Ok(world.db.give_up_vm(task.way_in.vm, evidence, &failure, "", world.clock.now()).await?)
+}
+
+fn tell_ready(task: &Started, now: DateTime<Utc>) {
+    let since = |then: DateTime<Utc>| (now - then).to_std().unwrap_or_default();
+    let (executor, origin) = (task.executor.as_str(), task.origin.as_str());
+    tell::phase(if task.caching { "caching" } else { "preparing" }, executor, origin, since(task.claimed_at));
+    tell::task_ready(executor, origin, since(task.created_at));
 }
 
 /// Whether the VM is as the task needs it.
@@ -104,8 +121,7 @@ async fn cache(
     let (db, now) = (&world.db, world.clock.now());
     // What cost one VM does not cost a second one.
     if task.unfit_before {
-        db.go_without(task.id, "another VM could not be made fit for it.", now).await?;
-        return Ok(Fit::Yes);
+        return go_without(world, task, "unfit_vm", "another VM could not be made fit for it.").await;
     }
     let until = task.claimed_at + world.settings().cache.wait();
     let volume = db.find_brought(task).await?;
@@ -114,12 +130,11 @@ async fn cache(
             return Ok(Fit::Later);
         }
         let waited = (now - task.claimed_at).num_seconds();
-        let why = match provider.volumes() {
-            Some(_) => format!("its volume did not come within {waited} s."),
-            None => format!("the provider {} keeps no volumes.", provider.name()),
+        let (class, why) = match provider.volumes() {
+            Some(_) => ("late", format!("its volume did not come within {waited} s.")),
+            None => ("no_volumes", format!("the provider {} keeps no volumes.", provider.name())),
         };
-        db.go_without(task.id, &why, now).await?;
-        return Ok(Fit::Yes);
+        return go_without(world, task, class, &why).await;
     };
     let serial = volumes.serial(volume.provider_id.as_deref().context("an attached volume has been made")?);
     let disk = CacheDisk { serial, engine: volume.engine.clone(), content: content(volume.content) };
@@ -138,22 +153,37 @@ async fn cache(
         Mounted::Ready(ready) => {
             let reason = hit_or_miss(&volume, ready.warm, ready.used_bytes);
             db.note_mounted(task, &volume, (ready.warm, &reason), &ready.notes, world.clock.now()).await?;
+            match (ready.warm, volume.copy_of, volume.content) {
+                (true, Some(_), _) => tell::cache("hit", "copy"),
+                (true, None, _) => tell::cache("hit", "volume"),
+                (false, _, Content::Nothing) => tell::cache("miss", "new_volume"),
+                (false, _, _) => tell::cache("miss", "empty_volume"),
+            }
             return Ok(Fit::Yes);
         }
         Mounted::Refused { trouble, detail } => (trouble, detail),
     };
-    let reason = match trouble {
-        CacheTrouble::NotThere => "its disk did not show in the VM",
-        CacheTrouble::Damaged => "it is damaged",
-        CacheTrouble::WrongEngine => "another engine wrote it",
-        CacheTrouble::Full => "it is full",
+    let (class, reason) = match trouble {
+        CacheTrouble::NotThere => ("not_there", "its disk did not show in the VM"),
+        CacheTrouble::Damaged => ("damaged", "it is damaged"),
+        CacheTrouble::WrongEngine => ("wrong_engine", "another engine wrote it"),
+        CacheTrouble::Full => ("full", "it is full"),
     };
-    tracing::warn!(task = %task.id, volume = %volume.id, reason, detail, "a cache volume is not fit");
+    counter!(names::CACHES_REFUSED, "reason" => class).increment(1);
+    tracing::warn!(task = %task.id, vm = %task.way_in.vm, volume = %volume.id, reason, detail, "a cache volume is not fit");
     match db.refuse_volume(task, &volume, &format!("{reason} ({detail})"), world.clock.now()).await {
         // The next look finds another volume, or none.
         Ok(()) | Err(DbError::LostLease) => Ok(Fit::Later),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Its engine stays as it is; the timeline says why.
+async fn go_without(world: &World, task: &Preparing, class: &'static str, why: &str) -> anyhow::Result<Fit> {
+    if world.db.go_without(task.id, why, world.clock.now()).await? {
+        tell::cache("without", class);
+    }
+    Ok(Fit::Yes)
 }
 
 fn content(of: Content) -> CacheContent {

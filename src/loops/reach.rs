@@ -5,21 +5,23 @@
 //!
 //! Not here: whether a machine runs, or has died (`watch`).
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::release::Evidence;
-use crate::db::vms::{LeasedVm, Met};
+use crate::db::vms::{LeasedVm, Met, StartedVm};
 use crate::domain::failure::{Failure, FailureCode};
 use crate::domain::identity::Identity;
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
 use crate::guest::{Endpoint, GuestError, Personality};
 use crate::provider::Provider;
+use crate::telemetry::{names, tell};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use metrics::counter;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between contacts with a machine that does not answer yet.
 const CALL_AGAIN: TimeDelta = TimeDelta::seconds(1);
@@ -44,10 +46,14 @@ impl Loop for Reach {
             let place = (provider.name(), provider.place());
             for vm in self.0.db.lease_vms(&[VmState::Booting], place, now, limit).await? {
                 let (world, provider) = (self.0.clone(), provider.clone());
-                acts.push(Act::new(format!("reaching VM {}", vm.id), async move {
-                    let lease = Lease::Vms(vec![(vm.id, vm.lease)]);
-                    lease::hold(&world, lease, contact(&world, provider.as_ref(), &vm)).await
-                }));
+                acts.push(Act::new(
+                    format!("reaching VM {}", vm.id),
+                    About { launch: Some(vm.launch), ..About::vm(vm.id) },
+                    async move {
+                        let lease = Lease::Vms(vec![(vm.id, vm.lease)]);
+                        lease::hold(&world, lease, contact(&world, provider.as_ref(), &vm)).await
+                    },
+                ));
             }
         }
         Ok(acts)
@@ -77,20 +83,28 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
         Personality { settings: settings.guest.clone(), gpus: u32::try_from(vm.gpus).unwrap_or(0), absolute_end_at, now };
     let deadline_at = vm.deadline_at.unwrap_or(now);
     let deadline = (deadline_at - now).to_std().unwrap_or_default();
-    let met = match provider.channel(provider_id).await {
-        Ok(Some(channel)) => world.guest.personalise_over(channel, &endpoint(vm)?, &identity, &personality, deadline).await,
-        Ok(None) => world.guest.personalise(&endpoint(vm)?, bootstrap.as_ref(), &identity, &personality, deadline).await,
-        Err(error) => {
-            tracing::debug!(vm = %vm.id, %error, "nobody to be met yet");
-            Err(GuestError::NotReachable(deadline))
+    let at = endpoint(vm)?;
+    let meeting = async {
+        match provider.channel(provider_id).await {
+            Ok(Some(channel)) => world.guest.personalise_over(channel, &at, &identity, &personality, deadline).await,
+            Ok(None) => world.guest.personalise(&at, bootstrap.as_ref(), &identity, &personality, deadline).await,
+            Err(error) => {
+                tracing::debug!(vm = %vm.id, %error, "nobody to be met yet");
+                Err(GuestError::NotReachable(deadline))
+            }
         }
     };
+    let (met, answered) = tell::contact(meeting).await;
     match met {
         Ok(engine) => {
             let now = world.clock.now();
             let idle_end_at = now + settings.timeouts.vm_idle();
             let met = Met { host_key: &identity.host_public, absolute_end_at, idle_end_at, engine: engine.as_ref() };
-            Ok(world.db.make_available(vm, &met, now).await?)
+            let started = world.db.make_available(vm, &met, now).await?;
+            if !vm.met {
+                tell_phases(&started, answered, now);
+            }
+            Ok(())
         }
         Err(GuestError::NotReachable(_)) if world.clock.now() < deadline_at => {
             Ok(world.db.postpone_vms(&[(vm.id, vm.lease)], world.clock.now() + CALL_AGAIN).await?)
@@ -102,6 +116,16 @@ async fn contact(world: &World, provider: &dyn Provider, vm: &LeasedVm) -> anyho
             give_up(world, provider, vm.id, provider_id, evidence, &error.to_string(), world.clock.now()).await
         }
     }
+}
+
+fn tell_phases(vm: &StartedVm, answered: Option<Instant>, now: DateTime<Utc>) {
+    let (executor, origin) = (vm.executor.as_str(), vm.origin.as_str());
+    let Some(booted_at) = vm.booted_at else { return };
+    let personalising = answered.map(|at| at.elapsed()).unwrap_or_default();
+    let since_booted = (now - booted_at).to_std().unwrap_or_default();
+    tell::phase("launching", executor, origin, (booted_at - vm.created_at).to_std().unwrap_or_default());
+    tell::phase("booting", executor, origin, since_booted.saturating_sub(personalising));
+    tell::phase("personalising", executor, origin, personalising);
 }
 
 async fn make_identity(world: &World, vm: &LeasedVm, now: DateTime<Utc>) -> anyhow::Result<Identity> {
@@ -152,7 +176,14 @@ pub(super) async fn give_up(
     let console = provider.console(machine).await.unwrap_or_default();
     tracing::warn!(%vm, reason, console = last_lines(&console), "a VM did not start");
     let failure = Failure::new(FailureCode::VmStartFailed, reason);
-    Ok(world.db.give_up_vm(vm, evidence, &failure, &console, now).await?)
+    world.db.give_up_vm(vm, evidence, &failure, &console, now).await?;
+    let reason = match evidence {
+        Evidence::NeverRan => "never_ran",
+        Evidence::MachineDead | Evidence::Lost { .. } => "machine_dead",
+        Evidence::NotStarted { .. } | Evidence::Unfit { .. } => "not_reached",
+    };
+    counter!(names::FAILED_STARTS, "provider" => provider.name(), "reason" => reason).increment(1);
+    Ok(())
 }
 
 /// The end of a console, for a log line.

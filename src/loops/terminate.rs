@@ -4,7 +4,7 @@
 //!
 //! Not here: who is to end (`db::release`); whether a machine is gone (`watch`).
 
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::vms::LeasedVm;
 use crate::domain::lifecycle::VmState;
@@ -48,10 +48,14 @@ impl Loop for Terminate {
             let leased = world.db.lease_vms(&[VmState::Terminating], place, now, limit).await?;
             for vms in leased.chunks(batch) {
                 let (world, provider, vms) = (world.clone(), provider.clone(), vms.to_vec());
-                acts.push(Act::new(format!("terminating {} VMs, {} among them", vms.len(), vms[0].id), async move {
-                    let lease = Lease::Vms(vms.iter().map(|vm| (vm.id, vm.lease)).collect());
-                    lease::hold(&world, lease, end(&world, provider.as_ref(), &vms)).await
-                }));
+                acts.push(Act::new(
+                    format!("terminating {} VMs, {} among them", vms.len(), vms[0].id),
+                    About::vm(vms[0].id),
+                    async move {
+                        let lease = Lease::Vms(vms.iter().map(|vm| (vm.id, vm.lease)).collect());
+                        lease::hold(&world, lease, end(&world, provider.as_ref(), &vms)).await
+                    },
+                ));
             }
         }
         Ok(acts)

@@ -4,12 +4,15 @@
 use super::{Act, Loop};
 use crate::clock::Clock;
 use crate::db::wake::Wake;
+use crate::telemetry::names;
+use metrics::{counter, histogram};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// Acts of one loop at a time, in one process.
 const ACTS: usize = 64;
@@ -18,7 +21,7 @@ const BREATH: Duration = Duration::from_millis(10);
 /// For acts to end by themselves at shutdown; a boot takes longer, and is gone on with at the next start.
 const GRACE: Duration = Duration::from_secs(3);
 /// Loops that the database's wake-ups do not concern.
-const UNWOKEN: [&str; 6] = ["expire", "collect", "collect volumes", "history", "audit", "audit files"];
+const UNWOKEN: [&str; 7] = ["expire", "collect", "collect volumes", "history", "gauges", "audit", "audit files"];
 
 /// Runs the loops until `stop`, then waits for what they have begun.
 pub async fn run(loops: Vec<Arc<dyn Loop>>, clock: Arc<dyn Clock>, wake: &Wake, crons: &Crons, stop: CancellationToken) {
@@ -41,11 +44,18 @@ async fn turn(
     let acts = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(ACTS));
     let drop_acts = CancellationToken::new();
+    let (name, failures) = (work.name(), counter!(names::LOOP_FAILURES, "loop" => work.name()));
+    drop(counter!(names::ACT_FAILURES, "loop" => name));
+    let ticks = histogram!(names::LOOP_TICK, "loop" => name);
     while !stop.is_cancelled() {
-        match work.tick(clock.now(), permits.available_permits()).await {
-            Ok(started) => started.into_iter().for_each(|act| start(act, &acts, &permits, drop_acts.clone())),
+        let began = Instant::now();
+        let ticked = work.tick(clock.now(), permits.available_permits()).instrument(tracing::info_span!("tick", name)).await;
+        ticks.record(began.elapsed().as_secs_f64());
+        match ticked {
+            Ok(started) => started.into_iter().for_each(|act| start(name, act, &acts, &permits, drop_acts.clone())),
             Err(error) => {
-                tracing::warn!(name = work.name(), error = format!("{error:#}"), "a tick failed; the next one tries again")
+                failures.increment(1);
+                tracing::warn!(name, error = format!("{error:#}"), "a tick failed; the next one tries again");
             }
         }
         tokio::select! {
@@ -63,11 +73,16 @@ async fn turn(
     }
 }
 
-fn start(act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>, dropped: CancellationToken) {
+fn start(name: &'static str, act: Act, acts: &TaskTracker, permits: &Arc<Semaphore>, dropped: CancellationToken) {
     let permits = permits.clone();
     acts.spawn(async move {
         let _permit = permits.acquire_owned().await;
-        if let Some(Err(error)) = dropped.run_until_cancelled(act.run).await {
+        let began = Instant::now();
+        let done = dropped.run_until_cancelled(act.run).await;
+        histogram!(names::ACT, "loop" => name).record(began.elapsed().as_secs_f64());
+        if let Some(Err(error)) = done {
+            counter!(names::ACT_FAILURES, "loop" => name).increment(1);
+            let _within = act.span.entered();
             tracing::warn!(act = act.name, error = format!("{error:#}"), "an act failed; its row is taken up again");
         }
     });

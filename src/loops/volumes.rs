@@ -6,7 +6,7 @@
 //! Not here: which volume goes where (`cache`); the mount (`prepare`); snapshots that are being made (`generations`).
 
 use super::prepare::ssh_of;
-use super::{Act, Loop, World, lease};
+use super::{About, Act, Loop, World, lease};
 use crate::db::leases::Lease;
 use crate::db::volume_moves::{LeasedVolume, OnVm};
 use crate::domain::ids::GenerationId;
@@ -50,10 +50,14 @@ impl Loop for MoveVolumes {
             let limit = i64::try_from(room.saturating_sub(acts.len())).unwrap_or(i64::MAX);
             for volume in self.0.db.lease_volumes((provider.name(), provider.place()), now, limit).await? {
                 let (world, provider) = (self.0.clone(), Arc::clone(&provider));
-                acts.push(Act::new(format!("moving volume {}", volume.id), async move {
-                    let lease = Lease::Volume(volume.id, volume.lease);
-                    lease::hold(&world, lease, step(&world, provider.as_ref(), &volume)).await
-                }));
+                acts.push(Act::new(
+                    format!("moving volume {}", volume.id),
+                    About { vm: volume.vm.as_ref().map(|vm| vm.id), ..About::volume(volume.id) },
+                    async move {
+                        let lease = Lease::Volume(volume.id, volume.lease);
+                        lease::hold(&world, lease, step(&world, provider.as_ref(), &volume)).await
+                    },
+                ));
             }
         }
         Ok(acts)

@@ -5,7 +5,7 @@
 //!
 //! Not here: first contact (`reach`); asking machines to end (`terminate`); machines that work or idle (`collect`).
 
-use super::{Act, Loop, World, reach, told};
+use super::{About, Act, Loop, World, reach, told};
 use crate::db::DbError;
 use crate::db::release::Evidence;
 use crate::db::vm_ends::Ending;
@@ -35,7 +35,7 @@ impl Loop for Watch {
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
         for provider in self.0.providers.all() {
-            told(look(&self.0, provider.as_ref(), now).await, provider.name());
+            told(look(&self.0, provider.as_ref(), now).await, About::what(provider.name()));
         }
         Ok(Vec::new())
     }
@@ -92,7 +92,7 @@ async fn see_starting(
     }
     boot(world, &running, now).await?;
     for (vm, evidence, reason) in over {
-        told(give_up(world, provider, vm, evidence, reason, now).await, &vm.provider_id);
+        told(give_up(world, provider, vm, evidence, reason, now).await, About { what: Some(&vm.provider_id), ..About::vm(vm.id) });
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 #[cfg(feature = "ec2")]
 pub mod ec2;
 pub mod images;
+pub mod metered;
 pub mod onhost;
 pub mod reserve;
 pub mod volumes;
@@ -183,9 +184,36 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// The word in metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::NoCapacity(_) => "no_capacity",
+            Self::Throttled => "throttled",
+            Self::Invalid(_) => "refused",
+            Self::Transient { .. } => "unclear",
+        }
+    }
+
     /// An error that more tries may mend.
     pub fn transient(what: impl Into<String>, source: impl Into<anyhow::Error>) -> Self {
         Self::Transient { what: what.into(), source: source.into() }
+    }
+}
+
+/// What a candidate asks for, for metrics: words that an operator configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `spot`, `on_demand`; `none` where there are no markets.
+    pub market: &'static str,
+    /// The type of machine; `none` where there are no types, `fleet` where the provider chooses.
+    pub instance_type: String,
+    /// Zone, or subnet while its zone is not known; `none` and `fleet` as above.
+    pub zone: String,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { market: "none", instance_type: "none".to_owned(), zone: "none".to_owned() }
     }
 }
 
@@ -251,6 +279,11 @@ pub trait Provider: Send + Sync {
     /// Whether this candidate's machines start from an image that knows nothing of us, and must be prepared at their first boot.
     fn is_bare(&self, _candidate: &str) -> bool {
         false
+    }
+
+    /// What this candidate asks for.
+    fn asked(&self, _candidate: &str) -> Asked {
+        Asked::default()
     }
 
     /// Makes machines and returns those that this token has made so far. Idempotent by token: a repeated call,

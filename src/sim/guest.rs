@@ -12,6 +12,7 @@ use crate::domain::identity::{Bootstrap, Identity};
 use crate::domain::lineage::Engine;
 use crate::guest::cache::{CacheDisk, Mounted, Unmounted};
 use crate::guest::{Endpoint, Guest, GuestError, Personality};
+use crate::telemetry::tell;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,7 @@ impl Guest for Sim {
                         return Err(GuestError::WrongHostKey);
                     }
                     let (no, machine) = world.met(at.ssh, deadline)?;
+                    tell::answered();
                     let is_first = first.as_ref().filter(|_| machine.keys.host != own.host);
                     log_in(machine, is_first.unwrap_or(&own))?;
                     if is_first.is_some() {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Between two tries that fail at once.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(40);
 /// A try that is silent for this long gets company.
 const COMPANY: Duration = Duration::from_secs(1);
 /// At most this many tries at a time; every third is patient.

@@ -88,7 +88,8 @@ impl Events {
     /// Reads until this many events are there.
     async fn kinds(&mut self, many: usize) -> Vec<String> {
         let read = async {
-            while self.text.matches("\n\n").count() < many {
+            // The first block only says where the stream begins.
+            while self.text.matches("\n\n").count() < many + 1 {
                 self.text += std::str::from_utf8(&self.body.next().await.unwrap().unwrap()).unwrap();
             }
         };
@@ -97,7 +98,7 @@ impl Events {
     }
 
     fn ids(&self) -> Vec<String> {
-        self.text.lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned).collect()
+        self.text.lines().filter_map(|line| line.strip_prefix("id: ")).skip(1).map(str::to_owned).collect()
     }
 }
 

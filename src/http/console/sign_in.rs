@@ -109,7 +109,7 @@ fn cookie(state: &AppState, name: String) -> Cookie<'static> {
 /// A path of the console's own, or its first page.
 fn inside(next: &str) -> &str {
     let plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    let ours = ["", "/", "?"].iter().any(|after| next.strip_prefix("/console").is_some_and(|rest| rest.starts_with(after)));
+    let ours = next.strip_prefix("/console").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
     if plain && ours && !next.starts_with("/console/sign") { next } else { "/console" }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn bytes(bytes: &u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, bits)| bytes >> bits > 0) {
         Some((unit, bits)) => {
-            let tenths = u128::from(*bytes) * 10 >> bits;
+            let tenths = (u128::from(*bytes) * 10) >> bits;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} B"),

@@ -38,7 +38,7 @@ mod zones;
 use super::images::{Images, NamedImages};
 use super::reserve::Reserve;
 use super::volumes::Volumes;
-use super::{Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
+use super::{Asked, Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Ec2Settings;
 use crate::domain::ids::InstallationId;
 use crate::domain::outbound::Outbound;
@@ -186,6 +186,15 @@ impl Provider for Ec2 {
 
     fn image_in(&self, candidate: &str) -> Option<String> {
         Some(serde_json::from_str::<candidates::Parameters>(candidate).ok()?.image)
+    }
+
+    fn asked(&self, candidate: &str) -> Asked {
+        let Ok(asked) = serde_json::from_str::<candidates::Parameters>(candidate) else { return Asked::default() };
+        let market = if asked.spot { "spot" } else { "on_demand" };
+        if !asked.fleet.is_empty() {
+            return Asked { market, instance_type: "fleet".to_owned(), zone: "fleet".to_owned() };
+        }
+        Asked { market, instance_type: asked.instance_type, zone: self.zones.find(&asked.subnet).unwrap_or(asked.subnet) }
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {

@@ -12,6 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) struct Zones(Mutex<BTreeMap<String, String>>);
 
 impl Zones {
+    /// The zone of this subnet, if it was asked before.
+    pub(super) fn find(&self, subnet: &str) -> Option<String> {
+        self.known().get(subnet).cloned()
+    }
+
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

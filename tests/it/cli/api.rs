@@ -89,6 +89,7 @@ impl Api {
             .route("/api/v1/vms", get(|s: State<Self>, u: Uri, q: Query<HashMap<String, String>>| async move { page(&s, &u, &q, |w| items(&w.vms)) }))
             .route("/api/v1/vms/terminate", post(terminate_unknown))
             .route("/api/v1/vms/{id}", get(get_vm).delete(delete_vm))
+            .route("/api/v1/vms/{id}/connection", get(|s: State<Self>| async move { Json(s.world().connection.clone().unwrap()) }))
             .route("/api/v1/vms/{id}/hold", axum::routing::put(hold).delete(hold))
             .route("/api/v1/images", get(|s: State<Self>, u: Uri, q: Query<HashMap<String, String>>| async move { page(&s, &u, &q, |w| items(&w.images)) }).post(register))
             .route("/api/v1/images/{id}", get(get_image))

@@ -235,3 +235,29 @@ fn words_survive_a_shell() {
     let words = ["sh", "-c", "echo $HOME; exit 3", "it's"].map(str::to_owned);
     assert_eq!(command_line(&words), r"exec 'sh' '-c' 'echo $HOME; exit 3' 'it'\''s'");
 }
+
+/// The system's ssh writes to our own outputs: what is looked at is its exit code and what the VM was asked to do.
+#[tokio::test]
+async fn an_operator_enters_a_vm_with_the_systems_ssh_and_its_pinned_key() {
+    let vm = vm().await;
+    let id = super::api::vm(7).id;
+    let enter = async |connection: Connection, words: &[&str]| {
+        let world = World { connection: Some(connection), ..World::default() };
+        let api = Api::start(world).await;
+        let (io, _, err) = io(None);
+        let command = super::parse(&api.url, &[&["vms", "ssh", &id.to_string()], words].concat());
+        (vm_service::cli::run(command, &Default::default(), io).await, err.text())
+    };
+    assert_eq!(enter(vm.connection.clone(), &["--", "sh", "-c", "exit 7", "it's"]).await, (7, String::new()));
+    assert_eq!(*vm.commands.lock().unwrap(), [command_line(&["sh", "-c", "exit 7", "it's"].map(str::to_owned))]);
+    let mut other = vm.connection.clone();
+    other.ssh.host_key = public(&key());
+    assert_eq!(enter(other, &["--", "echo", "secret"]).await.0, 255);
+    assert_eq!(vm.commands.lock().unwrap().len(), 1, "another host key gets nothing");
+    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().filter_map(Result::ok);
+    let left: Vec<_> = left
+        .map(|entry| entry.file_name().into_string().unwrap_or_default())
+        .filter(|name| name.starts_with("vm-service-ssh-"))
+        .collect();
+    assert_eq!(left, [] as [&str; 0], "the key is gone");
+}

@@ -252,7 +252,7 @@ impl Cluster {
     }
 
     async fn act(&mut self, replica: usize, act: Act) {
-        let Act { name, run } = act;
+        let Act { name, run, .. } = act;
         let step: Step = Box::pin(async move { run.await.map(|()| Vec::new()) });
         self.drive(replica, name, step).await;
     }

@@ -7,11 +7,12 @@ use crate::domain::resource_class::ResourceClass;
 use crate::provider::onhost::address::Ports;
 use crate::provider::onhost::image::Image;
 use crate::provider::onhost::qemu::{self, Accelerator, Begin, Link, Machine};
-use crate::provider::onhost::qmp::Qmp;
+use crate::provider::onhost::qmp::{self, Qmp};
 use crate::provider::onhost::{blocking, host, restore};
 use anyhow::{Context, ensure};
 use std::fs::{DirBuilder, File};
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -111,7 +112,8 @@ async fn fill(folder: &Path, class: &ResourceClass, image: &Image, accelerator: 
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let listener = UnixListener::bind(folder.join(SOCKET))?;
+    let opened = File::open(folder)?;
+    let listener = UnixListener::bind(qmp::near(opened.as_raw_fd(), SOCKET))?;
     let qmp = Qmp::connect(folder, ASK_WITHIN).await?;
     qmp.stop(ASK_WITHIN).await?;
     let state = folder.join(STATE);
@@ -127,7 +129,7 @@ async fn fill(folder: &Path, class: &ResourceClass, image: &Image, accelerator: 
     received?;
     qmp.quit(ASK_WITHIN).await?;
     tokio::time::timeout(ASK_WITHIN, qemu.wait()).await.context("QEMU does not end")??;
-    for rest in ["console", SOCKET, restore::DOOR, crate::provider::onhost::qmp::SOCKET] {
+    for rest in ["console", SOCKET, restore::DOOR, qmp::SOCKET] {
         drop(std::fs::remove_file(folder.join(rest)));
     }
     Ok(())

@@ -1,0 +1,91 @@
+//! Pages that follow the service: a change comes by itself, nothing else does, and nothing comes to who is not signed in any more.
+
+use crate::api_support::{Api, CI, OPERATOR, VIEWER, machine, task_path};
+use crate::console_support::Browser;
+use sqlx::PgPool;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use vm_service::http::serve::{HttpConfig, bind, serve};
+
+/// Generous: a machine under load is slow.
+const SOON: Duration = Duration::from_secs(15);
+
+struct Stream {
+    socket: TcpStream,
+    read: String,
+    _serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Stream {
+    /// Follows a page as its script does.
+    async fn of(browser: &Browser<'_>, page: &str) -> Self {
+        let text = browser.get(page).await.text;
+        let path = text.split("data-live=\"").nth(1).unwrap().split('"').next().unwrap().replace("&#38;", "&");
+        let listener = bind(&HttpConfig::new(([127, 0, 0, 1], 0).into())).await.unwrap();
+        let mut socket = TcpStream::connect(listener.address).await.unwrap();
+        let serving = tokio::spawn(serve(listener, browser.api.state.clone()));
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ncookie: {}\r\naccept-encoding: gzip\r\n\r\n", browser.cookie);
+        socket.write_all(ask.as_bytes()).await.unwrap();
+        let mut stream = Self { socket, read: String::new(), _serving: serving };
+        assert!(stream.until("\r\n\r\n", SOON).await, "{}", stream.read);
+        assert!(stream.read.contains("text/event-stream") && !stream.read.contains("content-encoding"), "{}", stream.read);
+        stream
+    }
+
+    /// Whether the text comes within the time.
+    async fn until(&mut self, text: &str, within: Duration) -> bool {
+        let read = async {
+            while !self.read.contains(text) {
+                let mut bytes = [0; 65_536];
+                match self.socket.read(&mut bytes).await {
+                    Ok(0) | Err(_) => return false,
+                    Ok(n) => self.read.push_str(&String::from_utf8_lossy(&bytes[..n])),
+                }
+            }
+            true
+        };
+        tokio::time::timeout(within, read).await.unwrap_or(false)
+    }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_change_comes_by_itself_and_nothing_else_does(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let (operator, viewer) = (Browser::new(&api, OPERATOR).await, Browser::new(&api, VIEWER).await);
+    api.put(CI, &task_path(1), &machine()).await;
+    let page = format!("/console/tasks/{}", uuid::Uuid::from_u128(1));
+    let mut one = Stream::of(&operator, &page).await;
+    let mut list = Stream::of(&viewer, "/console/tasks?state=queued").await;
+    let mut other = Stream::of(&viewer, "/console/vms").await;
+    assert!(!list.until("event: part", Duration::from_millis(2500)).await, "nothing has changed: {}", list.read);
+    api.call(CI, "DELETE", &task_path(1)).await;
+    assert!(one.until("cancelled", SOON).await, "{}", one.read);
+    assert!(list.until("There are no such tasks.", SOON).await, "{}", list.read);
+    assert!(!one.read.contains("form_token") && !list.read.contains("<form"), "no form is in what all share");
+    assert!(!other.until("event: part", Duration::from_millis(500)).await, "no VM has changed: {}", other.read);
+    api.state.stop.cancel();
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn nothing_comes_to_who_is_not_signed_in_any_more(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    let mut stream = Stream::of(&viewer, "/console/tasks").await;
+    sqlx::query("update vms.tokens set revoked_at = now() where principal = 'viewer'").execute(&pool).await.unwrap();
+    api.put(CI, &task_path(1), &machine()).await;
+    assert!(stream.until("event: gone", SOON).await, "{}", stream.read);
+    assert!(!stream.read.contains("event: part"), "{}", stream.read);
+    api.state.stop.cancel();
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn only_a_page_of_the_console_is_followed(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    for wrong in ["", "x", "/api/v1/vms", "/console/settings", "/console/tasks/a/b", "/console/sign-in"] {
+        let reply = viewer.get(&format!("/console/live?of={wrong}")).await;
+        assert_eq!(reply.status, 400, "{wrong}: {reply:?}");
+    }
+}
