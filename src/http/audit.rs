@@ -51,6 +51,21 @@ const ACTIONS: &[(Method, &str, &str, &str)] = &[
     (Method::POST, "/api/v1/images/{id}/retire", "image.retire", "image"),
     (Method::PUT, "/api/v1/settings", "settings.update", "settings"),
     (Method::POST, "/api/v1/settings/checks", "settings.check", "settings"),
+    (Method::POST, "/console/tasks/{id}/release", "task.release", "task"),
+    (Method::POST, "/console/vms/{id}/terminate", "vm.terminate", "vm"),
+    (Method::POST, "/console/vms/{id}/hold", "vm.hold", "vm"),
+    (Method::POST, "/console/vms/{id}/let-go", "vm.unhold", "vm"),
+    (Method::POST, "/console/volumes/{id}/delete", "volume.delete", "volume"),
+    (Method::POST, "/console/volumes/{id}/hold", "volume.hold", "volume"),
+    (Method::POST, "/console/volumes/{id}/let-go", "volume.unhold", "volume"),
+    (Method::POST, "/console/images/{id}/share", "image.share", "image"),
+    (Method::POST, "/console/images/{id}/promote", "image.promote", "image"),
+    (Method::POST, "/console/images/{id}/retire", "image.retire", "image"),
+    (Method::POST, "/console/settings", "settings.check", "settings"),
+    (Method::POST, "/console/settings/json", "settings.check", "settings"),
+    (Method::POST, "/console/settings/checks/{id}/rebase", "settings.check", "settings"),
+    (Method::POST, "/console/settings/checks/{id}/save", "settings.update", "settings"),
+    (Method::POST, "/console/settings/history/{version}/return", "settings.check", "settings"),
 ];
 /// Says only that its dispatcher lives.
 const UNTOLD: (Method, &str) = (Method::POST, "/api/v1/tasks/{id}/heartbeat");
@@ -84,16 +99,18 @@ pub(super) fn behind(caller: &Caller, token: Option<TokenId>, parts: &Parts) -> 
     Behind::new(actor, Some(request(parts)))
 }
 
-/// Carries out a request of a known caller.
-pub(super) async fn act(state: &AppState, caller: &Caller, token: TokenId, request: Request, next: Next) -> Response {
+/// Carries out a request of a known caller; without a token he has signed in.
+pub(super) async fn act(state: &AppState, caller: &Caller, token: Option<TokenId>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let deed = Deed::of(&parts);
-    let behind = behind(caller, Some(token), &parts);
+    let behind = behind(caller, token, &parts);
     let response = Arc::clone(&behind).run(next.run(Request::from_parts(parts, body))).await;
     let status = response.status();
-    let told = match deed.is_change {
-        true => status.is_success() && behind.is_noted(),
-        false => status != StatusCode::FORBIDDEN,
+    let told = match (deed.is_change, token) {
+        (true, Some(_)) => status.is_success() && behind.is_noted(),
+        // The console answers a change with the way to another page; a form that is shown again has changed nothing yet.
+        (true, None) => status.is_success() || (status.is_redirection() && behind.is_noted()),
+        (false, _) => status != StatusCode::FORBIDDEN,
     };
     if !told {
         write(state, &behind, &caller.principal, deed, status).await;
@@ -107,10 +124,18 @@ pub(super) async fn turned_away(state: &AppState, parts: &Parts, status: StatusC
     write(state, &behind, "", Deed::of(parts), status).await;
 }
 
+/// Somebody came to the console or left it; nobody: his token was not taken.
+pub(super) async fn at_the_door(state: &AppState, who: Option<&Caller>, action: &'static str, parts: &Parts, status: StatusCode) {
+    let nobody = || Behind::new(Party::new("unknown", "unknown".to_owned()), Some(request(parts)));
+    let behind = who.map_or_else(nobody, |caller| behind(caller, None, parts));
+    let name = who.map_or("", |caller| caller.principal.as_str());
+    write(state, &behind, name, Deed { action, target: None, is_change: true }, status).await;
+}
+
 async fn write(state: &AppState, behind: &Behind, who: &str, deed: Deed, status: StatusCode) {
     let Some(left_out) = state.audit.admit(who) else { return };
     let mut event = behind.event(deed.action, state.clock.now());
-    event.success = status.is_success();
+    event.success = status.is_success() || status.is_redirection();
     event.target = deed.target;
     event.metadata.insert("status".to_owned(), status.as_u16().to_string());
     if left_out > 0 {

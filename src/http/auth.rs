@@ -36,7 +36,7 @@ pub(super) async fn demand_token(State(state): State<AppState>, mut request: Req
         Ok((token, caller)) => {
             tracing::Span::current().record("principal", &caller.principal);
             request.extensions_mut().insert(caller.clone());
-            audit::act(&state, &caller, token, request, next).await
+            audit::act(&state, &caller, Some(token), request, next).await
         }
         Err(problem) => {
             let response = problem.into_response();

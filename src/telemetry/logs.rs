@@ -40,7 +40,7 @@ pub struct LogConfig {
 #[derive(Debug, Default)]
 pub struct Logging {
     #[cfg(feature = "otlp")]
-    spans: Option<super::otlp::Spans>,
+    _spans: Option<super::otlp::Spans>,
 }
 
 /// Logs to standard error from now on.
@@ -60,7 +60,7 @@ pub fn start(config: &LogConfig) -> Logging {
         if let Some(error) = trouble {
             tracing::error!(error = format!("{error:#}"), "spans cannot be sent: correct OTEL_EXPORTER_OTLP_ENDPOINT");
         }
-        Logging { spans }
+        Logging { _spans: spans }
     }
     #[cfg(not(feature = "otlp"))]
     {

@@ -19,7 +19,7 @@ fn db(pool: &PgPool) -> Db {
 }
 
 async fn add(db: &Db, action: &str, at: DateTime<Utc>) {
-    let behind = Behind::new(Party::new("principal", "ada"), None);
+    let behind = Behind::new(Party::new("principal", "ada".to_owned()), None);
     db.insert_audit(&behind.event(action, at)).await.unwrap();
 }
 

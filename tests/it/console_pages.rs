@@ -171,7 +171,9 @@ async fn an_operator_does_what_the_api_does_and_a_viewer_does_not(pool: PgPool) 
     let (vm, volume, image) =
         (format!("/console/vms/{vm}"), format!("/console/volumes/{VOLUME}"), format!("/console/images/{IMAGE}"));
     let hold: &[(&str, &str)] = &[("reason", "a look"), ("hours", "2")];
-    let deeds: [(String, &[(&str, &str)], u16, String); 17] = [
+    // Where to, the form, the answer's status, and the page that it leads to.
+    type Deed<'a> = (String, &'a [(&'a str, &'a str)], u16, String);
+    let deeds: [Deed<'_>; 17] = [
         (format!("{vm}/hold"), hold, 303, format!("{vm}?done=held")),
         (format!("{vm}/terminate"), &[], 409, String::new()),
         (format!("{vm}/let-go"), &[], 303, format!("{vm}?done=let-go")),

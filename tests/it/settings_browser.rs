@@ -5,7 +5,6 @@ use axum::body::Body;
 use axum::http::Request;
 use regex_lite::Regex;
 use uuid::Uuid;
-use vm_service::clock::Clock as _;
 use vm_service::domain::access::{Caller, Role};
 use vm_service::domain::ids::TokenId;
 

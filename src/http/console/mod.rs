@@ -68,7 +68,7 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
         .merge(settings::pages())
-        .merge(changes())
+        .merge(changes().layer(from_fn_with_state(state.clone(), session::told)))
         .route("/console/{*rest}", get(nothing))
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(CompressionLayer::new())

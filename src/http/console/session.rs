@@ -3,15 +3,17 @@
 //! The cookie is Lax: a link to a task in a message must open for who is signed in. It changes nothing by that, because every change
 //! passes `doors` and carries its session's form token.
 //!
-//! Reads, writes: `db` (sessions).
+//! Reads, writes: `db` (sessions; through `audit` the log of changes).
 
 use crate::domain::access::{Caller, Role};
+use crate::http::audit;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use axum::body::{Body, Bytes};
-use axum::extract::{Form, FromRequest, FromRequestParts, Request};
+use axum::extract::{Form, FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::CookieJar;
 use chrono::{DateTime, Utc};
@@ -113,12 +115,24 @@ impl FromRequestParts<AppState> for Session {
     type Rejection = Away;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Away> {
+        if let Some(found) = parts.extensions.get::<Self>() {
+            return Ok(found.clone());
+        }
         let found = Self::find(state, &parts.headers).await.map_err(Away::Problem)?;
         found.ok_or_else(|| {
             let path = parts.uri.path_and_query().map(ToString::to_string).filter(|_| parts.method == Method::GET);
             Away::SignIn(path.unwrap_or_else(|| "/console".to_owned()))
         })
     }
+}
+
+/// Carries out what an operator does: his event goes into the audit log with it.
+pub(super) async fn told(State(state): State<AppState>, request: Request, next: Next) -> Result<Response, Away> {
+    let (mut parts, body) = request.into_parts();
+    let session = Session::from_request_parts(&mut parts, &state).await?;
+    let caller = session.caller.clone();
+    parts.extensions.insert(session);
+    Ok(audit::act(&state, &caller, None, Request::from_parts(parts, body), next).await)
 }
 
 #[derive(Deserialize)]

@@ -1,16 +1,19 @@
 //! Signing in with an API token, and out again. The token is looked at once and not kept; what the browser keeps is the name of a session.
 //!
-//! Reads: `db` (tokens). Writes: `db` (sessions).
+//! Reads: `db` (tokens). Writes: `db` (sessions; through `audit` who came and went).
 
 use super::frame::{self, Frame, Parts};
 use super::session::{self, Session};
-use crate::domain::access::Role;
+use crate::domain::access::{Caller, Role};
+use crate::http::audit;
 use crate::http::problem::{Problem, leave_alone};
 use crate::http::state::AppState;
 use crate::seal::Sealer;
 use askama::Template;
+use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequestParts, Query, Request, State};
+use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
@@ -58,12 +61,19 @@ pub(super) async fn form(
 /// `POST /console/sign-in`.
 pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    let (who, answer) = attempt(&state, &parts, body).await?;
+    audit::at_the_door(&state, who.as_ref(), "user.logged_in", &parts, answer.status()).await;
+    Ok(answer)
+}
+
+/// Who came in, and what he is answered.
+async fn attempt(state: &AppState, parts: &Head, body: Body) -> Result<(Option<Caller>, Response), Problem> {
     let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    let shown: Shown = session::fields(&parts, &session::read(&parts, body, &state).await?, &state).await?;
-    let again = |status, sentence| Ok(page(&parts.headers, &shown.next, status, Some(sentence)));
+    let shown: Shown = session::fields(parts, &session::read(parts, body, state).await?, state).await?;
+    let again = |status, sentence| Ok((None, page(&parts.headers, &shown.next, status, Some(sentence))));
     if let Err(wait) = state.console.attempt(from) {
         let sentence = format!("Too many attempts: wait {} seconds, then try again.", wait.as_secs() + 1);
-        return Ok(page(&parts.headers, &shown.next, StatusCode::TOO_MANY_REQUESTS, Some(&sentence)));
+        return Ok((None, page(&parts.headers, &shown.next, StatusCode::TOO_MANY_REQUESTS, Some(&sentence))));
     }
     let unknown = "This token is not known, or was revoked: check it, or use another.";
     let token = shown.token.trim();
@@ -80,17 +90,23 @@ pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> 
         ),
         Some(caller) => {
             tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
-            end(&state, &parts.headers).await?;
-            Ok((CookieJar::new().add(cookie(&state, name.to_string())), Redirect::to(inside(&shown.next))).into_response())
+            end(state, &parts.headers).await?;
+            let way_in = (CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(&shown.next)));
+            Ok((Some(caller), way_in.into_response()))
         }
     }
 }
 
 /// `POST /console/sign-out`.
-pub(super) async fn sign_out(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
-    end(&state, &headers).await?;
+pub(super) async fn sign_out(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let session = Session::from_request_parts(&mut parts, &state).await.ok();
+    end(&state, &parts.headers).await?;
     let mut gone = cookie(&state, String::new());
     gone.make_removal();
+    if let Some(session) = session {
+        audit::at_the_door(&state, Some(&session.caller), "user.logged_out", &parts, StatusCode::OK).await;
+    }
     Ok((CookieJar::new().add(gone), Redirect::to("/console/sign-in")).into_response())
 }
 

@@ -51,10 +51,10 @@ async fn no_canary_is_told(pool: PgPool) {
     let proxy = format!("http://user:{PROXY_PASSWORD}@proxy.example:3128");
     day.bench.set(|settings| (settings.guest.http_proxy, settings.guest.https_proxy) = (Some(proxy.clone()), Some(proxy))).await;
 
-    for answer in day.live().await {
-        add_key(&mut canaries, "SSH key of a job", answer["connection"]["ssh"]["private_key"].as_str().unwrap());
+    for (job, answer) in day.live().await.into_iter().enumerate() {
+        add_key(&mut canaries, &format!("SSH key of job {job}"), answer["connection"]["ssh"]["private_key"].as_str().unwrap());
         if let Some(key) = answer["connection"]["docker"]["key"].as_str() {
-            add_key(&mut canaries, "Docker key of a job", key);
+            add_key(&mut canaries, &format!("Docker key of job {job}"), key);
         }
     }
     // What a launch is met with first is sealed in its row until its last machine has been met.
