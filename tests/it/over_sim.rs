@@ -20,6 +20,7 @@ use vm_service::domain::ids::{InstallationId, TokenId};
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::http::serve::{self, HttpConfig};
 use vm_service::http::state::{AppState, Limits};
+use vm_service::loops::checks::CheckSettings;
 use vm_service::loops::settings::TakeSettings;
 use vm_service::loops::timers::{self, Crons};
 use vm_service::loops::{self, Loop, Providers, World};
@@ -84,6 +85,7 @@ impl OverSim {
         let mut all: Vec<Arc<dyn Loop>> = loops::serve_loops(&world);
         all.extend(loops::scaler_loops(&world));
         all.extend(loops::gc_loops(&world));
+        all.push(Arc::new(CheckSettings { world: world.clone(), open: take.open.clone() }));
         all.push(Arc::new(take));
         let mut tasks = JoinSet::new();
         let (wake, ended) = (db.wake.clone(), stop.clone());

@@ -29,6 +29,7 @@ async fn it_sees_what_is_wrong() {
 #[tokio::test]
 async fn it_knows_no_host_but_this() {
     with_browser(async |browser| {
+        browser.client.goto("data:text/html,<title>t</title>").await.unwrap();
         let asked = browser.evaluate("fetch('http://example.com/').then(() => 'answered', error => error.message)").await;
         assert_eq!(asked, "Failed to fetch");
         let errors = browser.console_errors().await.join("\n");
