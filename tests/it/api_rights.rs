@@ -11,6 +11,7 @@ use vm_service::http;
 /// Method and path, and who may: dispatcher, operator, viewer.
 const ROUTES: &[(&str, &str, [bool; 3])] = &[
     ("GET", "/health", [true, true, true]),
+    ("GET", "/metrics", [false, true, true]),
     ("GET", "/api/v1/tasks", [true, true, true]),
     ("POST", "/api/v1/tasks", [true, true, false]),
     ("PUT", "/api/v1/tasks/{id}", [true, true, false]),
@@ -196,5 +197,6 @@ fn no_route_is_added_beside_the_document() {
         beside.extend(added);
     }
     beside.sort();
-    assert_eq!(beside, ["/docs", "/docs/", "/docs/{file}", "/openapi.json", "/status"], "/status: the router of a broken service");
+    let known = ["/docs", "/docs/", "/docs/{file}", "/metrics", "/openapi.json", "/status"];
+    assert_eq!(beside, known, "/status: the router of a broken service; /metrics: that of a role without an API");
 }
