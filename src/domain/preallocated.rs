@@ -132,9 +132,10 @@ impl Preallocated {
     /// The pattern's newest time that is not after `now`.
     pub(super) fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
-        // The library keeps the fraction of the second that it starts from.
-        let from = now.trunc_subsecs(0).with_timezone(&zone);
-        let at = Cron::from_str(pattern).ok()?.find_previous_occurrence(&from, true).ok()?.with_timezone(&Utc);
+        // The library keeps the fraction of the second that it starts from. It starts behind `now`: asked for `now` itself, it would take
+        // the second 02:30 of the night on which the clock goes back for a time of its own, for that one minute.
+        let from = (now.trunc_subsecs(0) + TimeDelta::seconds(1)).with_timezone(&zone);
+        let at = Cron::from_str(pattern).ok()?.find_previous_occurrence(&from, false).ok()?.with_timezone(&Utc);
         (now - at <= LOOK_BACK).then_some(at)
     }
 }
