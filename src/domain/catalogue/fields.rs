@@ -272,6 +272,13 @@ pub(super) const GROUPS: &[Group] = &[
         fields: &[
             field("pause_launches", "Pause launches", Control::Toggle, "", "No VM is launched; tasks that find none free wait."),
             field("refuse_new_tasks", "Refuse new tasks", Control::Toggle, "", "New tasks are answered with status 503."),
+            field(
+                "statsd",
+                "StatsD Host",
+                Control::OptionalText,
+                "",
+                "Metrics go there as DogStatsD over UDP: a host, or host:port (8125 when no port is named); empty: nowhere.",
+            ),
             field("history_days", "History", Control::Number, "days", "Ended tasks and VMs stay readable so long, 1 to 3650."),
             field(
                 "images.keep_days",

@@ -4,7 +4,7 @@
 
 use super::session::{Session, Theme};
 use super::{assets, live, words};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, leave_alone};
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -140,7 +140,9 @@ pub(super) fn page(frame: &Frame, parts: Parts) -> Response {
 /// A page with another status.
 #[allow(clippy::needless_pass_by_value, reason = "a page is made once")]
 pub(super) fn answer(status: StatusCode, frame: &Frame, parts: Parts) -> Response {
-    (status, Html(html(&Page { frame, parts: &parts }))).into_response()
+    let mut response = (status, Html(html(&Page { frame, parts: &parts }))).into_response();
+    leave_alone(&mut response);
+    response
 }
 
 /// The page of a problem. It is not known who looks: it shows no more than an API answer would.

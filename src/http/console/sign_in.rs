@@ -6,7 +6,7 @@ use super::frame::{self, Frame, Parts};
 use super::session::{self, Session};
 use crate::domain::access::{Caller, Role};
 use crate::http::audit;
-use crate::http::problem::{Problem, leave_alone};
+use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use crate::seal::Sealer;
 use askama::Template;
@@ -132,9 +132,7 @@ fn inside(next: &str) -> &str {
 fn page(headers: &HeaderMap, next: &str, status: StatusCode, wrong: Option<&str>) -> Response {
     let frame = Frame::outside("Sign in", session::theme(headers));
     let above = frame::html(&Form { next: inside(next), wrong });
-    let mut page = frame::answer(status, &frame, Parts { above, ..Parts::default() });
-    leave_alone(&mut page);
-    page
+    frame::answer(status, &frame, Parts { above, ..Parts::default() })
 }
 
 #[cfg(test)]
