@@ -120,15 +120,8 @@ impl Service {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let clock = self.clock.clone();
-        let state = AppState::new(
-            self.world.db.clone(),
-            self.world.sealer.clone(),
-            clock.clone(),
-            self.world.settings.clone(),
-            self.problem,
-            stop.clone(),
-        )
-        .with_skew(move || clock.skew());
+        let World { db, sealer, settings, .. } = self.world.clone();
+        let state = AppState::new(db, sealer, clock.clone(), settings, self.problem, stop.clone()).with_skew(move || clock.skew());
         loops.push(Arc::new(self.take));
         let crons = Crons::start().await.context("starting the cron library")?;
         let wake = &self.world.db.wake;

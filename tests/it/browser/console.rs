@@ -1,7 +1,7 @@
 //! The console as people use it: every page in both themes and on a phone, and the work of an operator from the sign-in to VMs that come and
 //! go, on pages that are never loaded again.
 
-use super::{Browser, with_browser};
+use super::{APPEARS_WITHIN, Browser, with_browser};
 use crate::api_support::{CI, OPERATOR, VIEWER};
 use crate::over_sim::{COLLEAGUE, OverSim};
 use chrono::TimeDelta;
@@ -10,6 +10,7 @@ use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::key::Key;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use vm_service::domain::plan::scale::LINGER;
 
 /// Long enough for a page to show VMs on their way.
 const SLOW_BOOT: TimeDelta = TimeDelta::seconds(4);
@@ -68,13 +69,15 @@ impl Browser {
     /// The number in a pool's column of the overview.
     async fn until_pool(&self, kind: &str, column: &str, number: u32) {
         let cell = format!("document.querySelector('#pool-{kind}-medium [data-of={column}]')?.innerText.trim()");
-        self.until(&format!("{number} {column} {kind} VMs"), &format!("{cell} === '{number}'")).await;
+        // A VM that is not needed any more stays for a while.
+        let longest = LINGER.to_std().unwrap() + APPEARS_WITHIN;
+        self.until_within(longest, &format!("{number} {column} {kind} VMs"), &format!("{cell} === '{number}'")).await;
     }
 
     /// Looks at the check that was begun, and saves it.
     async fn save(&self) {
         self.press("#save").await;
-        self.until("the saved version", "document.getElementById('saved')").await;
+        self.until("the saved version", "document.getElementById('notice')?.innerText.includes('saved')").await;
     }
 }
 
@@ -246,7 +249,7 @@ async fn no_mouse_is_needed(pool: PgPool) {
         browser.until("the check's answer", "document.getElementById('save')").await;
         browser.tab_to("#save").await;
         browser.keys([enter]).await;
-        browser.until("the saved version", "document.getElementById('saved')").await;
+        browser.until("the saved version", "document.getElementById('notice')?.innerText.includes('saved')").await;
         assert_eq!(browser.console_errors().await, Vec::<String>::new());
     })
     .await;

@@ -113,7 +113,12 @@ impl Browser {
 
     /// Waits until the expression is true.
     pub(crate) async fn until(&self, what: &str, expression: &str) {
-        let end = tokio::time::Instant::now() + APPEARS_WITHIN;
+        self.until_within(APPEARS_WITHIN, what, expression).await;
+    }
+
+    /// The same for what takes longer.
+    pub(crate) async fn until_within(&self, longest: Duration, what: &str, expression: &str) {
+        let end = tokio::time::Instant::now() + longest;
         while self.evaluate(&format!("!!({expression})")).await != true {
             assert!(tokio::time::Instant::now() < end, "{what} did not come: {expression}\n{}", self.text().await);
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -101,6 +101,13 @@ fn check(
     limit: impl Fn(&vm_service::domain::settings::Settings) -> Option<u32>,
 ) -> Result<(), Violation> {
     let Some(newest) = live.iter().max_by_key(|truth| truth.tags.created_at) else { return Ok(()) };
+    // By now those of a loss are known; they were not when it was decided.
+    let decided_at = newest.tags.created_at;
+    let was_known = |truth: &&&MachineTruth| {
+        let unknown = |at| truth.tags.created_at <= at && at <= decided_at && decided_at < at + COUNTED_AFTER;
+        !history.model.losses.iter().any(|(at, _)| unknown(*at))
+    };
+    let live: Vec<&&MachineTruth> = live.iter().filter(was_known).collect();
     match history.model.highest(newest.tags.created_at, limit) {
         Some(limit) if live.len() > limit as usize => {
             let ids: Vec<String> = live.iter().map(|truth| format!("{} of {}", truth.provider_id, truth.tags.created_at)).collect();
