@@ -7,7 +7,7 @@
 
 use super::resource_class::DEFAULT_CLASS;
 use super::task::Executor;
-use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, SubsecRound as _, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use serde::{Deserialize, Serialize};
@@ -132,10 +132,19 @@ impl Preallocated {
     /// The pattern's newest time that is not after `now`.
     pub(super) fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
-        // The library keeps the fraction of the second that it starts from. It starts behind `now`: asked for `now` itself, it would take
-        // the second 02:30 of the night on which the clock goes back for a time of its own, for that one minute.
-        let from = (now.trunc_subsecs(0) + TimeDelta::seconds(1)).with_timezone(&zone);
-        let at = Cron::from_str(pattern).ok()?.find_previous_occurrence(&from, false).ok()?.with_timezone(&Utc);
+        let now = now.trunc_subsecs(0);
+        let local = now.with_timezone(&zone).naive_local();
+        // The library is asked by the clock on the wall alone. An hour that comes twice counts when it comes first: the second time, all
+        // of it has been. A time that is left out is an hour later.
+        let first = |wall: NaiveDateTime| zone.from_local_datetime(&wall).earliest().map(|at| at.with_timezone(&Utc));
+        let instant = |wall| first(wall).or_else(|| first(wall + TimeDelta::hours(1)));
+        let repeated = first(local).map_or_else(TimeDelta::zero, |at| now - at);
+        let cron = Cron::from_str(pattern).ok()?;
+        let mut wall = cron.find_previous_occurrence(&(local + repeated).and_utc(), true).ok()?;
+        while instant(wall.naive_utc())? > now {
+            wall = cron.find_previous_occurrence(&wall, false).ok()?;
+        }
+        let at = instant(wall.naive_utc())?;
         (now - at <= LOOK_BACK).then_some(at)
     }
 }
