@@ -6,6 +6,8 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vm-service
 # Builds share one target folder, whatever clone they are made in.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
 export SQLX_OFFLINE=true
+# A failed test says why in one line; a backtrace through the async runtimes hides it.
+export RUST_BACKTRACE=0
 export PATH=$PATH:$CACHE/bin:/usr/sbin:/sbin
 # Root's home may be closed to the service's user, so what that user reads stands elsewhere.
 if ((EUID == 0)); then

@@ -103,7 +103,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn go_without(&self, task: TaskId, reason: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let told = sqlx::query!(
             "-- cache::go_without
              update vms.tasks set cache_hit = false, cache_reason = $2, due_at = $3
@@ -146,7 +146,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn drop_least_recently_used(&self, place: (&str, &str), reason: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let last = sqlx::query_scalar!(
             r#"-- cache::drop_least_recently_used
                select id as "id: VolumeId" from vms.volumes

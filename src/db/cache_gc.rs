@@ -75,7 +75,7 @@ impl Db {
     /// See [`DbError`].
     pub async fn drop_idle(&self, decision: &Decision, now: DateTime<Utc>) -> Result<(), DbError> {
         for (volume, reason) in &decision.volumes {
-            let mut tx = self.pool.begin().await?;
+            let mut tx = self.begin().await?;
             begin_deletion(&mut tx, *volume, reason, now).await?;
             tx.commit().await?;
         }

@@ -62,7 +62,7 @@ impl Db {
         deadline_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // What nobody is known to have left badly is checked at the mount.
         sqlx::query!(
             "-- cache_gifts::give_volume (out of quarantine)
@@ -91,7 +91,7 @@ impl Db {
         deadline_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- cache_gifts::insert_volume
              insert into vms.volumes (id, project_id, cache_trust, architecture, store, engine_major, provider, place, zone, size_gib,

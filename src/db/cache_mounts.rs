@@ -99,7 +99,7 @@ impl Db {
         notes: &[String],
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- cache_mounts::note_mounted
              update vms.tasks set cache_volume_id = $3, cache_hit = $4, cache_reason = $5
@@ -135,7 +135,7 @@ impl Db {
     /// # Errors
     /// `LostLease`: it is not there any more.
     pub async fn refuse_volume(&self, task: &Preparing, volume: &Brought, reason: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         quarantine(&mut tx, volume.id, None, reason, now).await?;
         if let Some(parent) = volume.copy_of {
             sqlx::query!(

@@ -39,7 +39,7 @@ impl Db {
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
         let Some(rate) = rate else { return Ok(true) };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!("-- call_rates::take_further_call\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
         let held = rate.calls.held(full_at(&mut tx, place, CALLS, now).await?, now) >= 1;
         if held {

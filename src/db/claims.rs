@@ -126,7 +126,7 @@ impl Db {
     /// # Errors
     /// `LostLease`.
     pub async fn finish_preparing(&self, task: TaskId, lease: i64, now: DateTime<Utc>) -> Result<Started, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             r#"-- claims::finish_preparing
                update vms.tasks t set state = 'ready', ready_at = $3,

@@ -45,7 +45,7 @@ impl Db {
         fresh: GenerationId,
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let of = &volume.lineage;
         // One decision of a lineage at a time.
         sqlx::query!("-- generations::keep_best (lock)\n select pg_advisory_xact_lock(hashtextextended($1, 8))", of.project_id)
@@ -242,7 +242,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn drop_generation(&self, generation: GenerationId, reason: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- generations::drop_generation
              update vms.generations set state = 'deleting', reason = $2, due_at = $3, lease_token = lease_token + 1, lease_until = null

@@ -21,7 +21,7 @@ impl Db {
     /// # Errors
     /// `LimitReached`: the candidates would have more than all launches.
     pub async fn set_image_share(&self, image: ImageId, share: u32, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query_scalar!(
             "-- image_moves::set_image_share
              update vms.images set share = $2, reason = null, changed_at = $3, changed_by = $4 where id = $1 and state = 'candidate'
@@ -47,7 +47,7 @@ impl Db {
     /// # Errors
     /// `Conflict`: another was promoted at the same moment.
     pub async fn promote_image(&self, image: ImageId, forced: bool, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let found = sqlx::query_scalar!(
             "-- image_moves::promote_image (look)
              select provider_id from vms.images where id = $1 and state in ('candidate', 'retired') and missing_at is null for update",
@@ -100,7 +100,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn retire_image(&self, image: ImageId, reason: &str, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query_scalar!(
             "-- image_moves::retire_image
              update vms.images set state = 'retired', share = 0, retired_at = $2, changed_at = $2, changed_by = $3, reason = $4, due_at = $2
@@ -126,7 +126,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn take_back_images(&self, now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let taken = sqlx::query!(
             r#"-- image_moves::take_back_images
                update vms.images i
@@ -157,7 +157,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn note_image(&self, image: ImageId, missing: bool, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let name = sqlx::query_scalar!(
             "-- image_moves::note_image
              update vms.images set missing_at = case when $2 then $3::timestamptz end where id = $1 and (missing_at is not null) <> $2
@@ -233,7 +233,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn end_image_deletion(&self, image: ImageId, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let name = sqlx::query_scalar!(
             "-- image_moves::end_image_deletion
              update vms.images set state = 'deleted', deleted_at = $2, reason = null where id = $1 and state = 'deleting' returning provider_id",

@@ -58,7 +58,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn insert_image_order(&self, order: &ImageOrder) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- image_orders::insert_image_order
              insert into vms.image_orders (id, principal, wanted, share, created_at) values ($1, $2, $3, $4, $5)",
@@ -148,7 +148,7 @@ impl Db {
         fresh_id: &(dyn Fn() -> Uuid + Send + Sync),
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let (mut ids, mut fresh) = (Vec::new(), false);
         for image in seen {
             let (id, is_fresh) = match find_known(&mut tx, image).await? {

@@ -110,7 +110,7 @@ impl Db {
     /// # Errors
     /// `LimitReached`, `Conflict` (decided on old news): nothing was written.
     pub async fn insert_launch(&self, new: &NewLaunch, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!("-- launches::insert_launch (lock)\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
         let count = u32::try_from(new.vms.len()).unwrap_or(u32::MAX);
         if free_supply(&mut tx, new.executor, &new.resource_class, now).await? > i64::from(new.seen) {
@@ -271,7 +271,7 @@ impl Db {
             End::NoRoom => ("failed", "the provider had no room for it in time", None),
             End::Failed(reason) => ("failed", reason, Some(reason)),
         };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- launches::end_launch
              update vms.launches set state = $3, error = $4, lease_until = null where id = $1 and lease_token = $2",

@@ -36,7 +36,7 @@ impl Db {
         if fresh {
             return Ok(());
         }
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let last = sqlx::query_scalar!(
             "-- losses::beat
              with last as (select at from vms.pulse)

@@ -46,6 +46,7 @@ pub mod settings;
 pub mod settings_checks;
 pub mod tasks;
 pub mod tokens;
+pub mod transaction;
 pub mod turns;
 pub mod vm_ends;
 pub mod vm_list;

@@ -19,7 +19,7 @@ impl Db {
         notice: &str,
         now: DateTime<Utc>,
     ) -> Result<Option<(VmId, VmState, bool)>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let Some(row) = sqlx::query!(
             r#"-- notices::note_notice
                select id as "id: VmId", state as "state: VmState", notice is distinct from $4 as "news!",

@@ -35,7 +35,7 @@ impl Db {
         let classes: Vec<_> = rowless.iter().map(|r| r.machine.resource_class.clone()).collect();
         let made: Vec<_> = rowless.iter().map(|r| r.machine.made_at).collect();
         let ends: Vec<_> = rowless.iter().map(|r| r.ends_at).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- orphans::note_rowless (forget)
              delete from vms.orphans where provider = $1 and place = $2 and provider_id <> all($3) and $4",
@@ -105,7 +105,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn quarantine_orphan(&self, place: (&str, &str), machine: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- orphans::quarantine_orphan
              update vms.orphans set state = 'quarantined', state_at = $4
@@ -187,7 +187,7 @@ impl Db {
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
         let ids: Vec<_> = ended.iter().map(|orphan| orphan.provider_id.clone()).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- orphans::mark_orphans_terminating
              update vms.orphans set state = 'terminating', state_at = $4 where provider = $1 and place = $2 and provider_id = any($3)",
@@ -227,7 +227,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn end_unknown(&self, principal: &str, now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let ids = sqlx::query_scalar!(
             "-- orphans::end_unknown
              update vms.orphans set end_asked_by = $1 where unknown and end_asked_by is null returning provider_id",

@@ -42,7 +42,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn expire_task(&self, task: TaskId, failure: &Failure, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let still = sqlx::query_scalar!(
             r#"-- overdue::expire_task
                select coalesce(expires_at <= $2, false) or vms.is_silent(t, $2) from vms.tasks t where id = $1 for update"#,
@@ -86,7 +86,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn end_overdue_vm(&self, vm: VmId, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // The lock first, by itself: only a statement after it sees the claim that it waited for.
         sqlx::query!("-- overdue::end_overdue_vm (lock)\n select id from vms.vms where id = $1 for update", vm.0)
             .fetch_optional(&mut *tx)

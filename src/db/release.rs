@@ -81,7 +81,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn release_task(&self, task: TaskId, now: DateTime<Utc>) -> Result<Option<TaskState>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let Some(row) = sqlx::query!(
             r#"-- release::release_task (lock)
                select state as "state: TaskState", vm_id as "vm_id: VmId", project_id, principal from vms.tasks where id = $1 for update"#,
@@ -126,7 +126,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn fail_task(&self, task: TaskId, failure: &Failure, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let ended = fail(&mut tx, task, TaskState::Failed, failure, now).await?;
         tx.commit().await?;
         if ended {
@@ -147,7 +147,7 @@ impl Db {
         failure: &Failure,
         now: DateTime<Utc>,
     ) -> Result<Vec<VmId>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         lock_tasks_of(&mut tx, vms).await?;
         let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
         let vms = sqlx::query_scalar!(
@@ -180,7 +180,7 @@ impl Db {
         console: &str,
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         lock_tasks_of(&mut tx, &[vm]).await?;
         if let Evidence::Unfit { task, lease } = evidence {
             sqlx::query!(

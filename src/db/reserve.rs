@@ -38,7 +38,7 @@ impl Db {
     /// See [`DbError`].
     pub async fn stop_vms(&self, vms: &[VmId], now: DateTime<Utc>) -> Result<(), DbError> {
         let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let stopping = sqlx::query_scalar!(
             r#"-- reserve::stop_vms
                update vms.vms set state = 'stopping', due_at = $2, power_asked_at = null, lease_token = lease_token + 1, lease_until = null
@@ -61,7 +61,7 @@ impl Db {
     /// See [`DbError`].
     pub async fn start_vms(&self, vms: &[VmId], deadline_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), DbError> {
         let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!("-- reserve::start_vms (lock)\n select only_row from vms.budget for update").fetch_one(&mut *tx).await?;
         let starting = sqlx::query_scalar!(
             r#"-- reserve::start_vms
@@ -90,7 +90,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn drop_reserved(&self, vms: &[(VmId, &str)], now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         for (vm, reason) in vms {
             let reserved = sqlx::query_scalar!(
                 r#"-- reserve::drop_reserved
@@ -216,7 +216,7 @@ impl Db {
         again_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- reserve::put_back
              update vms.vms set state = 'stopped', due_at = $3, deadline_at = null, power_pending = false, lease_until = null
@@ -261,7 +261,7 @@ impl Db {
             return Ok(());
         }
         let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let stopped = sqlx::query_scalar!(
             r#"-- reserve::confirm_stopped
                update vms.vms set state = 'stopped', due_at = $2, lease_token = lease_token + 1, lease_until = null

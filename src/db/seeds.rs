@@ -44,7 +44,7 @@ impl Db {
     pub async fn insert_seeded(&self, seeded: &Seeded<'_>, now: DateTime<Utc>) -> Result<(), DbError> {
         let layers: serde_json::Map<String, serde_json::Value> =
             seeded.layers.iter().map(|layer| (layer.id.clone(), layer.bytes.into())).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- seeds::insert_seeded
              insert into vms.generations (id, project_id, architecture, store, engine_major, provider, place, provider_id, state, layers,

@@ -23,7 +23,7 @@ impl Db {
         session: &[Vec<u8>],
         now: DateTime<Utc>,
     ) -> Result<Option<Caller>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query!(
             r#"-- sessions::begin_session (token)
                select id, principal, role as "role: Role", untrusted_only from vms.tokens where hash = any($1) and revoked_at is null"#,

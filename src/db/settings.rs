@@ -98,7 +98,7 @@ impl Db {
         principal: &str,
     ) -> Result<i64, DbError> {
         let body = serde_json::to_value(settings).map_err(|e| DbError::Refused(sqlx::Error::Encode(Box::new(e))))?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // One saver at a time: without the lock two could both see `seen` as the newest.
         sqlx::query!("-- settings::insert_settings (lock)\n lock table vms.settings in share row exclusive mode")
             .execute(&mut *tx)

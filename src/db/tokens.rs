@@ -13,7 +13,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn insert_token(&self, id: TokenId, caller: &Caller, hash: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- tokens::insert_token
              insert into vms.tokens (id, principal, role, hash, created_at, untrusted_only) values ($1, $2, $3, $4, $5, $6)",

@@ -161,7 +161,7 @@ impl Db {
             return Ok(());
         }
         let ids: Vec<_> = vms.iter().map(|vm| vm.0).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let gone = sqlx::query!(
             r#"-- vm_ends::confirm_terminated
                update vms.vms set state = 'terminated', terminated_at = $2, identity_sealed = null, lease_token = lease_token + 1, lease_until = null

@@ -74,7 +74,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn set_vm_hold(&self, vm: VmId, hold: Option<&Hold>, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- vm_list::set_vm_hold
              update vms.vms
@@ -106,7 +106,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn find_way_in(&self, vm: VmId, principal: &str, now: DateTime<Utc>) -> Result<Option<WayIn>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query!(
             r#"-- vm_list::find_way_in
                select identity_sealed, address, ssh_port, docker_port from vms.vms where id = $1 and host_key is not null"#,

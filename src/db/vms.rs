@@ -111,7 +111,7 @@ impl Db {
         machines: &[String],
         now: DateTime<Utc>,
     ) -> Result<BTreeMap<String, VmId>, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // One binder of a launch at a time.
         sqlx::query!("-- vms::bind_machines (lock)\n select id from vms.launches where id = $1 for update", launch.0)
             .fetch_optional(&mut *tx)
@@ -221,7 +221,7 @@ impl Db {
         let ssh_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.ssh_port)).collect();
         let docker_ports: Vec<_> = running.iter().map(|(_, at)| i32::from(at.docker_port)).collect();
         let zones: Vec<_> = running.iter().map(|(_, at)| at.zone.clone().unwrap_or_default()).collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- vms::boot_vms
              with booted as (
@@ -294,7 +294,7 @@ impl Db {
     /// # Errors
     /// `LostLease`.
     pub async fn make_available(&self, vm: &LeasedVm, met: &Met<'_>, now: DateTime<Utc>) -> Result<StartedVm, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query_as!(
             StartedVm,
             r#"-- vms::make_available

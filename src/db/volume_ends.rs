@@ -19,7 +19,7 @@ impl Db {
     /// # Errors
     /// `LostLease`.
     pub async fn quarantine_volume(&self, volume: &LeasedVolume, reason: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         quarantine(&mut tx, volume.id, Some(volume.lease), reason, now).await?;
         tx.commit().await?;
         self.wake.send();
@@ -31,7 +31,7 @@ impl Db {
     /// # Errors
     /// `LostLease`.
     pub async fn volume_off(&self, volume: &LeasedVolume, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let spent = volume.unwanted || volume.lineage.trust == Trust::Untrusted;
         let steps: &[VolumeState] =
             if spent { &[VolumeState::Quarantined, VolumeState::Deleting] } else { &[VolumeState::Available] };

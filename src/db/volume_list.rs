@@ -98,7 +98,7 @@ impl Db {
         principal: &str,
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- volume_list::set_volume_hold
              update vms.volumes set hold_reason = $2, hold_until = $3 where id = $1 and state not in ('deleting', 'deleted')",
@@ -125,7 +125,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn delete_volume(&self, volume: VolumeId, principal: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let begun = begin_deletion(&mut tx, volume, &format!("the operator {principal} wants it so"), now).await?;
         if begun {
             audit::note(&mut tx, now, Deed::to("volume.delete", "volume", volume.to_string(), serde_json::json!({}))).await?;

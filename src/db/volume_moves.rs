@@ -165,7 +165,7 @@ impl Db {
         deadline_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- volume_moves::volume_made
              update vms.volumes set provider_id = $3, state = 'available', vm_id = null, due_at = $4, asked_at = null,
@@ -192,7 +192,7 @@ impl Db {
     /// # Errors
     /// `LostLease`.
     pub async fn volume_attached(&self, volume: &LeasedVolume, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- volume_moves::volume_attached
              update vms.volumes set state = 'attached', asked_at = null, deadline_at = null, due_at = $3, lease_until = null
@@ -249,7 +249,7 @@ impl Db {
         let object = |layers: &[Layer]| {
             serde_json::Value::Object(layers.iter().map(|layer| (layer.id.clone(), layer.bytes.into())).collect())
         };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- volume_moves::volume_unmounted
              update vms.volumes

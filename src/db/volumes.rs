@@ -55,7 +55,7 @@ impl Db {
         now: DateTime<Utc>,
     ) -> Result<bool, DbError> {
         let tags = &seen.tags;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query!(
             "-- volumes::adopt_volume
              insert into vms.volumes (id, project_id, cache_trust, architecture, store, engine_major, provider, place, provider_id,
@@ -118,7 +118,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn end_lost_volume(&self, volume: VolumeId, now: DateTime<Utc>) -> Result<(), DbError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         for (from, to) in [("", "quarantined"), ("quarantined", "deleting"), ("deleting", "deleted")] {
             sqlx::query!(
                 "-- volumes::end_lost_volume

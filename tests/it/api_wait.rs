@@ -9,6 +9,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use std::time::{Duration, Instant};
 use tower::ServiceExt;
 use uuid::Uuid;
+use vm_service::db::Db;
+use vm_service::db::wake::Wake;
 use vm_service::domain::ids::TaskId;
 use vm_service::http::state::Limits;
 
@@ -127,7 +129,7 @@ async fn a_stream_tells_what_comes_once_and_goes_on_after_the_last_seen(pool: Pg
 async fn an_event_that_commits_late_is_still_told(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     let mut stream = Events::open(&api, "/api/v1/events", None).await;
-    let mut late = pool.begin().await.unwrap();
+    let mut late = Db { pool: pool.clone(), wake: Wake::default() }.begin().await.unwrap();
     let insert = "insert into vms.events (at, kind, message) values (now(), 'late', '')";
     sqlx::query(insert).execute(&mut *late).await.unwrap();
     api.put(CI, &task_path(1), &machine()).await;

@@ -5,6 +5,8 @@ use crate::console_support::Browser;
 use crate::many_rows;
 use sqlx::PgPool;
 use std::time::Instant;
+use vm_service::db::Db;
+use vm_service::db::wake::Wake;
 
 /// Each page is asked for so often.
 const TIMES: usize = 40;
@@ -33,7 +35,7 @@ async fn seed(pool: &PgPool, hot: i32) {
          select gen_random_uuid(), 'acme/app-' || n % 200, 'x86_64', 'classic', 28, 'sim', 'here', 'snap-' || n, 'good', 100, $1, $1, $1, $1
          from generate_series(0, 999) n",
     ];
-    let mut tx = pool.begin().await.unwrap();
+    let mut tx = Db { pool: pool.clone(), wake: Wake::default() }.begin().await.unwrap();
     sqlx::query("set local session_replication_role = replica").execute(&mut *tx).await.unwrap();
     for statement in more {
         sqlx::query(statement).bind(start()).execute(&mut *tx).await.unwrap_or_else(|error| panic!("{error}: {statement}"));

@@ -77,5 +77,6 @@ mod statements;
 mod support;
 mod task_life;
 mod telemetry;
+mod transactions;
 mod trouble;
 mod walls;

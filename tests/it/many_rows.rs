@@ -5,6 +5,8 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{Executor as _, PgPool};
+use vm_service::db::Db;
+use vm_service::db::wake::Wake;
 
 /// VMs that are not terminated.
 pub(crate) const VMS: i32 = 10_000;
@@ -19,7 +21,7 @@ pub(crate) const VOLUMES: i32 = 2_000;
 
 /// Fills an empty database. `hot` of the ended tasks, with their VMs, have not been moved to the history yet: up to all of them.
 pub(crate) async fn seed(pool: &PgPool, hot: i32, now: DateTime<Utc>) {
-    let mut tx = pool.begin().await.unwrap();
+    let mut tx = Db { pool: pool.clone(), wake: Wake::default() }.begin().await.unwrap();
     tx.execute("set local session_replication_role = replica").await.unwrap();
     for statement in
         [BUDGET, LIVE_VMS, LAUNCHES, LIVE_TASKS, HOT_VMS, HOT_TASKS, OLD_TASKS, OLD_VMS, VOLUME_ROWS, USES, TASK_EVENTS, VM_EVENTS]
