@@ -3,20 +3,21 @@
 use crate::config::ConfigError;
 use crate::db::Db;
 use crate::db::connect::Server;
+use crate::domain::plan::images::Registered;
 use crate::provider::{Finding, Provider};
 use std::io::Write;
 use std::sync::Arc;
 
-/// Looks at everything that the service needs here; `provider` is where the settings say that VMs come from.
+/// Looks at everything that the service needs here; `provider` is where the settings say that VMs come from, and what is registered there.
 pub async fn look(
     mistakes: Option<&ConfigError>,
     external: Option<&Server>,
     settings: Finding,
-    provider: anyhow::Result<Arc<dyn Provider>>,
+    provider: anyhow::Result<(Arc<dyn Provider>, Vec<Registered>)>,
 ) -> Vec<Finding> {
     let mut findings = vec![configuration(mistakes), postgres(external).await, settings, docker_client()];
     match provider {
-        Ok(provider) => findings.extend(provider.check().await),
+        Ok((provider, registered)) => findings.extend(provider.check(&registered).await),
         Err(error) => findings.push(Finding { ok: false, what: "VMs".to_owned(), detail: format!("{error:#}") }),
     }
     findings

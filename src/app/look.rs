@@ -8,6 +8,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::db::connect::Server;
 use crate::db::{Db, DbError};
 use crate::domain::ids::InstallationId;
+use crate::domain::plan::images::Registered;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{ProviderChoice, Settings};
 use crate::provider::{Finding, Provider};
@@ -113,6 +114,12 @@ pub(super) fn folder(data: Option<PathBuf>) -> PathBuf {
     data.unwrap_or_else(|| config::default_data_folder(service_user::is_root()))
 }
 
+/// The images that launches choose from; none where the database cannot be asked, which is told by itself.
+async fn registered_at(provider: &dyn Provider, data: &Path, config: Option<&Config>) -> Vec<Registered> {
+    let Ok(db) = database(data, config) else { return Vec::new() };
+    db.list_registered((provider.name(), provider.place())).await.unwrap_or_default()
+}
+
 /// `vm-service doctor`.
 pub(super) async fn doctor(arguments: DoctorArguments, config: Result<Config, ConfigError>) -> anyhow::Result<ExitCode> {
     let data = folder(arguments.data);
@@ -128,6 +135,10 @@ pub(super) async fn doctor(arguments: DoctorArguments, config: Result<Config, Co
             let host = config.as_ref().map(|config| config.host.clone()).unwrap_or_default();
             service::on_host(&data, images, host, InstallationId(Uuid::nil())).await
         }
+    };
+    let provider = match provider {
+        Ok(provider) => Ok((provider.clone(), registered_at(&*provider, &data, config.as_ref()).await)),
+        Err(error) => Err(error),
     };
     let external = config.as_ref().and_then(server);
     let findings = admin::doctor::look(mistakes.as_ref(), external.as_ref(), in_force.finding, provider).await;

@@ -7,6 +7,7 @@
 use super::settings::{Open, access_secret};
 use super::{About, Act, Loop, World, lease, scale};
 use crate::db::settings_checks::LeasedCheck;
+use crate::domain::plan::images::Registered;
 use crate::domain::plan::save::{plan_save, warnings};
 use crate::domain::settings::{Budget, ProviderChoice, Settings};
 use crate::domain::settings_check::{CheckFinding, CheckResult, Effect, Severity};
@@ -73,11 +74,15 @@ async fn carry_out(world: &World, open: &Open, check: &LeasedCheck) -> anyhow::R
         return Ok(world.db.release_settings_check(check, now + AGAIN).await?);
     }
     let patience = (check.deadline_at - FOR_THE_REST - now).to_std().unwrap_or_default();
-    let mut findings = ask(&asked, &check.proposed, patience).await;
     let provider = match &asked {
         Asked::Trial(provider) | Asked::Present(provider) => Some(provider.as_ref()),
         Asked::Nobody | Asked::Missing(_) => None,
     };
+    let registered = match provider {
+        Some(provider) => world.db.list_registered((provider.name(), provider.place())).await?,
+        None => Vec::new(),
+    };
+    let mut findings = ask(&asked, &check.proposed, &registered, patience).await;
     let (effect, consequences) = consequences(world, &check.proposed, provider).await?;
     findings.extend(consequences);
     let result = CheckResult { findings, effect };
@@ -100,12 +105,12 @@ fn find(world: &World, open: &Open, proposed: &Settings) -> Asked {
     }
 }
 
-async fn ask(asked: &Asked, proposed: &Settings, patience: Duration) -> Vec<CheckFinding> {
+async fn ask(asked: &Asked, proposed: &Settings, registered: &[Registered], patience: Duration) -> Vec<CheckFinding> {
     let problem = |detail: String| vec![CheckFinding { severity: Severity::Problem, what: "VM provider".to_owned(), detail }];
     let looks = async {
         match asked {
-            Asked::Trial(provider) => provider.check().await,
-            Asked::Present(provider) => provider.preflight(proposed).await,
+            Asked::Trial(provider) => provider.check(registered).await,
+            Asked::Present(provider) => provider.preflight(proposed, registered).await,
             Asked::Nobody | Asked::Missing(_) => Vec::new(),
         }
     };

@@ -5,11 +5,12 @@
 //!
 //! Not here: machines that no row waits for any more (`collect` ends them).
 
-use super::{About, Act, Loop, World, images, lease, wanted, watch};
+use super::{About, Act, Loop, World, images, lease, watch};
 use crate::db::launch_attempts::After;
 use crate::db::launches::{End, LeasedLaunch};
 use crate::db::leases::Lease;
 use crate::domain::tags::{Origin, Tags};
+use crate::provider::images::offer;
 use crate::provider::{LaunchSpec, Machine, MachineState, Provider, ProviderError};
 use crate::telemetry::names;
 use anyhow::Context as _;
@@ -164,7 +165,7 @@ async fn choose(
     launch: &LeasedLaunch,
 ) -> anyhow::Result<Result<Chosen, (ProviderError, Option<String>)>> {
     let registered = world.db.list_registered((provider.name(), provider.place())).await?;
-    let image = match wanted::offer(provider, &launch.class, &registered).choose(launch.id) {
+    let image = match offer(provider, &launch.class, &registered).choose(launch.id) {
         Ok(image) => image,
         Err(sentence) => return Ok(Err((ProviderError::Invalid(sentence), None))),
     };

@@ -12,6 +12,7 @@ use crate::domain::plan::scale::{Snapshot, plan_scale};
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
 use crate::provider::Provider;
+use crate::provider::images::offer;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -67,7 +68,7 @@ pub(super) async fn gather<'a>(
         None => Vec::new(),
     };
     let classes = settings.resource_classes.iter().map(|(name, class)| {
-        let fit = provider.map(|provider| wanted::offer(provider, class, &registered).fit());
+        let fit = provider.map(|provider| offer(provider, class, &registered).fit());
         (name.clone(), (class.clone(), fit.unwrap_or_default()))
     });
     let (idle, reserve) = world.db.list_idle(&classes.collect(), now).await?;

@@ -7,14 +7,14 @@ use crate::db::DbError;
 use crate::db::launches::NewLaunch;
 use crate::domain::identity::Bootstrap;
 use crate::domain::ids::{LaunchId, VmId};
-use crate::domain::image::ImageKind;
-use crate::domain::plan::images::{Offer, Registered};
+use crate::domain::plan::images::Offer;
 use crate::domain::plan::room::{Launch, Limits, Room};
 use crate::domain::rate::Allowance;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::Settings;
 use crate::domain::tags::Origin;
 use crate::provider::Provider;
+use crate::provider::images::offer;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -43,19 +43,6 @@ pub(super) async fn limits<'a>(
         max_batch: provider.max_batch(),
         now,
     })
-}
-
-/// What there is to choose from for a launch of this class.
-pub(super) fn offer<'a>(provider: &dyn Provider, class: &ResourceClass, registered: &'a [Registered]) -> Offer<'a> {
-    let named = provider.named_images(class);
-    Offer {
-        of_class: named.of_class,
-        of_settings: named.of_settings,
-        default: provider.default_image(class),
-        kind: ImageKind::of(class),
-        architecture: provider.architecture(class),
-        registered,
-    }
 }
 
 /// A launch takes one image: where launches differ in theirs, a large one is asked for in so many parts.

@@ -2,9 +2,11 @@
 //!
 //! Not here: which one a launch takes (`domain::plan::images`).
 
-use super::ProviderError;
+use super::{Provider, ProviderError};
 use crate::domain::ec2::Architecture;
-use crate::domain::image::ImageSource;
+use crate::domain::image::{ImageKind, ImageSource};
+use crate::domain::plan::images::{Offer, Registered};
+use crate::domain::resource_class::ResourceClass;
 use async_trait::async_trait;
 
 /// What the settings name for a class.
@@ -20,6 +22,19 @@ impl NamedImages {
     /// The class' own comes first.
     pub fn first(self) -> Option<String> {
         self.of_class.or(self.of_settings)
+    }
+}
+
+/// What there is to choose from for a launch of this class.
+pub fn offer<'a>(provider: &dyn Provider, class: &ResourceClass, registered: &'a [Registered]) -> Offer<'a> {
+    let named = provider.named_images(class);
+    Offer {
+        of_class: named.of_class,
+        of_settings: named.of_settings,
+        default: provider.default_image(class),
+        kind: ImageKind::of(class),
+        architecture: provider.architecture(class),
+        registered,
     }
 }
 

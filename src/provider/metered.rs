@@ -11,6 +11,7 @@ use super::{Asked, Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider
 use crate::domain::ec2::Architecture;
 use crate::domain::image::ImageSource;
 use crate::domain::lineage::Lineage;
+use crate::domain::plan::images::Registered;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -177,12 +178,12 @@ impl Provider for Metered {
         self.timed("console", self.0.console(provider_id)).await
     }
 
-    async fn check(&self) -> Vec<Finding> {
-        self.0.check().await
+    async fn check(&self, registered: &[Registered]) -> Vec<Finding> {
+        self.0.check(registered).await
     }
 
-    async fn preflight(&self, settings: &Settings) -> Vec<Finding> {
-        self.0.preflight(settings).await
+    async fn preflight(&self, settings: &Settings, registered: &[Registered]) -> Vec<Finding> {
+        self.0.preflight(settings, registered).await
     }
 }
 

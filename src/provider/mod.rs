@@ -13,6 +13,7 @@ pub mod reserve;
 pub mod volumes;
 
 use crate::domain::ec2::Architecture;
+use crate::domain::plan::images::Registered;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -369,11 +370,12 @@ pub trait Provider: Send + Sync {
     async fn console(&self, provider_id: &str) -> Result<String, ProviderError>;
 
     /// Looks whether machines can be made here, and says what to change. Makes none that outlast the call.
-    async fn check(&self) -> Vec<Finding>;
+    /// `registered`: the images that are registered at its place.
+    async fn check(&self, registered: &[Registered]) -> Vec<Finding>;
 
     /// The same for settings that are not in force yet. Where settings bring a provider about, one that was made for them is asked
     /// [`Provider::check`] instead.
-    async fn preflight(&self, _settings: &Settings) -> Vec<Finding> {
-        self.check().await
+    async fn preflight(&self, _settings: &Settings, registered: &[Registered]) -> Vec<Finding> {
+        self.check(registered).await
     }
 }

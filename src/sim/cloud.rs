@@ -6,6 +6,7 @@ use super::faults::Fault;
 use super::machines::{EndCause, Phase, SimMachine};
 use super::ops;
 use super::world::{World, broken, line_of};
+use crate::domain::plan::images::Registered;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -151,7 +152,7 @@ impl Provider for Sim {
     }
 
     /// A dry run of a launch.
-    async fn check(&self) -> Vec<Finding> {
+    async fn check(&self, _registered: &[Registered]) -> Vec<Finding> {
         let answer = self.through(&ops::CHECK, |world| world.call(&ops::CHECK, 1, String::new, World::dry_run)).await;
         let (ok, detail) = answer.map_or_else(|error| (false, error.to_string()), |()| (true, "allowed".to_owned()));
         vec![Finding { ok, what: "trial launch".to_owned(), detail }]

@@ -7,8 +7,11 @@ use crate::service::{BINARY, Service, data_folder, text};
 use std::process::{Command, Output};
 use uuid::Uuid;
 use vm_service::domain::ec2::{AccessKey, Architecture, Authentication, Market};
-use vm_service::domain::ids::{InstallationId, LaunchId};
+use vm_service::domain::ids::{ImageId, InstallationId, LaunchId};
+use vm_service::domain::image::ImageKind;
+use vm_service::domain::lifecycle::ImageState;
 use vm_service::domain::outbound::Outbound;
+use vm_service::domain::plan::images::Registered;
 use vm_service::domain::secret::Secret;
 use vm_service::domain::settings::{ProviderChoice, Settings};
 use vm_service::domain::tags::{Origin, Tags};
@@ -66,13 +69,40 @@ async fn an_account_where_all_fits() {
         "trial termination: not tried: this installation has no machine; listing them works".to_owned(),
         "volumes: listing them works; this installation has 0".to_owned(),
     ];
-    assert_eq!(lines(&ec2(&settings).check().await), expected);
+    assert_eq!(lines(&ec2(&settings).check(&[]).await), expected);
     assert!(cloud.instances().await.is_empty() && cloud.volumes().await.is_empty(), "a dry run makes nothing");
     let made: Vec<_> = cloud.journal().into_iter().filter(|call| !call.action.starts_with("Describe")).collect();
     assert!(made.iter().all(|call| call.params.get("DryRun") == Some("true")), "{made:?}");
     assert_eq!(cloud.journal().len(), 9, "{:?}", cloud.actions());
     let allowed = policy::actions(&Features::of(&settings));
     assert_eq!(cloud.actions().difference(&allowed).cloned().collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+/// Where the settings name no image, the one that launches take is looked at: the promoted one.
+#[tokio::test]
+async fn the_promoted_image_is_looked_at() {
+    let cloud = Cloud::start(Rules::default()).await;
+    let mut settings = settings(&cloud);
+    settings.ec2.images.clear();
+    let promoted = |provider_id: &str| Registered {
+        id: ImageId(Uuid::from_u128(1)),
+        provider_id: provider_id.to_owned(),
+        architecture: Architecture::X86_64,
+        kind: ImageKind::Base,
+        state: ImageState::Promoted,
+        share: 0,
+        missing: false,
+    };
+    let image = cloud.image();
+    let found = lines(&ec2(&settings).check(&[promoted(&image)]).await);
+    let of_class = |line: &&String| line.starts_with(&format!("class medium: {image}, x86_64"));
+    assert_eq!(found.iter().filter(of_class).count(), 1, "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains("Canonical") || line.starts_with("MISSING")), "{found:#?}");
+    let found = lines(&ec2(&settings).check(&[promoted("ami-0123456789abcdef0")]).await);
+    assert!(
+        found.iter().any(|line| line.starts_with("MISSING class medium: there is no image ami-0123456789abcdef0")),
+        "{found:#?}"
+    );
 }
 
 /// What is told when these settings or this fault are in the way; everything else must be fine.
@@ -82,7 +112,7 @@ async fn told(cloud: &Cloud, fault: Option<Fault>, change: impl FnOnce(&mut Sett
     if let Some(fault) = fault {
         cloud.inject(fault.always());
     }
-    let findings = ec2(&settings).check().await;
+    let findings = ec2(&settings).check(&[]).await;
     cloud.lift_all();
     assert!(cloud.instances().await.iter().all(|it| it.tags["vm-service:launch"] == Uuid::from_u128(7).to_string()));
     lines(&findings.into_iter().filter(|finding| !finding.ok).collect::<Vec<_>>())
@@ -189,7 +219,7 @@ async fn what_aws_refuses_is_told_with_what_to_change() {
     let sealed = ec2(&settings(&cloud));
     sealed.configure(&settings(&cloud), None);
     let calls = cloud.journal().len();
-    assert_told(&lines(&sealed.check().await), &["MISSING EC2: the secret half of the access key cannot be opened"]);
+    assert_told(&lines(&sealed.check(&[]).await), &["MISSING EC2: the secret half of the access key cannot be opened"]);
     assert_eq!(cloud.journal().len(), calls, "nobody signs in as somebody else");
 }
 
@@ -216,7 +246,7 @@ async fn a_machine_is_asked_for_and_lives_on() {
         user_data: "#cloud-config\n".to_owned(),
     };
     let machine = ec2.launch(&launch).await.unwrap().remove(0).provider_id;
-    let findings = ec2.check().await;
+    let findings = ec2.check(&[]).await;
     let last = findings.iter().find(|finding| finding.what == "trial termination").unwrap();
     assert_eq!((last.ok, last.detail.clone()), (true, format!("allowed: {machine}")));
     assert_eq!(
@@ -257,7 +287,7 @@ async fn a_dry_run_that_was_none_is_undone() {
     let cloud = Cloud::start(Rules::default()).await;
     let mut settings = settings(&cloud);
     settings.ec2.endpoint = Some(without_dry_runs(&cloud).await);
-    let findings = lines(&ec2(&settings).check().await);
+    let findings = lines(&ec2(&settings).check(&[]).await);
     let made = cloud.instances().await;
     assert_eq!(made.iter().map(|it| it.state.as_str()).collect::<Vec<_>>(), ["terminated"]);
     let expected = format!("NoDryRun: the EC2 at ec2.endpoint launched {} for a dry run; it is ended again", made[0].id);

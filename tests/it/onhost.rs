@@ -104,7 +104,7 @@ async fn a_machine_lives_once_is_found_again_and_leaves_nothing() {
     let data = tempfile::tempdir().unwrap();
     let ours = installation(1);
     let first = open(data.path(), ours, VmNetwork::Closed).await;
-    let findings = first.check().await;
+    let findings = first.check(&[]).await;
     assert!(findings.iter().all(|finding| finding.ok), "{findings:?}");
 
     // From two services at once, and again: one machine.

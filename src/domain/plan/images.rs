@@ -63,6 +63,14 @@ impl Offer<'_> {
         self.take(drawn(launch))
     }
 
+    /// What launches take that no candidate gets; see [`Offer::choose`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn usual(&self) -> Result<Option<String>, String> {
+        self.take(100)
+    }
+
     fn take(&self, drawn: u32) -> Result<Option<String>, String> {
         let gpus = self.kind == ImageKind::Gpu;
         let named = self.of_class.as_ref().or(self.of_settings.as_ref().filter(|_| !gpus));

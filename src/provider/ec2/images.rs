@@ -9,7 +9,6 @@ use super::Ec2;
 use super::machines::filter;
 use super::refusal::{Kind, Refusal};
 use crate::domain::ec2::Architecture;
-use crate::domain::resource_class::ResourceClass;
 use crate::provider::ProviderError;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -41,12 +40,6 @@ impl Image {
 }
 
 impl Ec2 {
-    /// The image of this class in this region, as the settings say.
-    pub(super) fn image_of(&self, class: &ResourceClass) -> Option<String> {
-        let own = class.ec2.images.get(&self.region).cloned();
-        own.or_else(|| self.connection().settings.images.get(&self.region).cloned())
-    }
-
     /// This one, or the newest of Canonical's, with what must be known of it.
     pub(super) async fn image_for(&self, image: Option<&str>, architecture: Architecture) -> Result<Image, ProviderError> {
         let Some(id) = image else { return self.find_newest(architecture).await };

@@ -42,6 +42,7 @@ use super::{Asked, Finding, LaunchSpec, Listing, Machine, Notice, Pace, Provider
 use crate::domain::ec2::Ec2Settings;
 use crate::domain::ids::InstallationId;
 use crate::domain::outbound::Outbound;
+use crate::domain::plan::images::Registered;
 use crate::domain::rate::{LaunchRate, Rate};
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -245,7 +246,7 @@ impl Provider for Ec2 {
         self.console_of(provider_id).await
     }
 
-    async fn check(&self) -> Vec<Finding> {
-        check::check(self).await
+    async fn check(&self, registered: &[Registered]) -> Vec<Finding> {
+        check::check(self, registered).await
     }
 }

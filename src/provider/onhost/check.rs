@@ -2,8 +2,10 @@
 //!
 //! Calls: `qemu-system-x86_64 --version`, `qemu-img --version`, `passt --version`; the KVM probe when its answer is not known yet.
 
+use super::image::Image;
 use super::process::run;
 use super::{OnHost, host, kvm, launch, passt, qemu};
+use crate::domain::plan::images::{Offer, Registered};
 use crate::domain::settings::VmNetwork;
 use crate::provider::Finding;
 use std::time::Duration;
@@ -18,9 +20,15 @@ const PROBE_WITHIN: Duration = Duration::from_secs(20);
 const GET_QEMU: &str = "install QEMU 7.2 or newer: apt-get install qemu-system-x86 qemu-utils";
 
 /// `network`: what the VMs are to reach.
-pub(super) async fn check(on_host: &OnHost, network: VmNetwork) -> Vec<Finding> {
+pub(super) async fn check(on_host: &OnHost, network: VmNetwork, registered: &[Registered]) -> Vec<Finding> {
     let (emulator, images) = tokio::join!(program(qemu::PROGRAM), program("qemu-img"));
-    vec![emulator, images, image(on_host), reach(network).await, folder(on_host), ports(on_host), processors(on_host).await]
+    let image = image(on_host, registered);
+    let processors = processors(on_host, image.as_ref().ok()).await;
+    let image = match image {
+        Ok(image) => finding(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
+        Err(detail) => finding(false, "VM image", detail),
+    };
+    vec![emulator, images, image, reach(network).await, folder(on_host), ports(on_host), processors]
 }
 
 fn finding(ok: bool, what: &str, detail: impl Into<String>) -> Finding {
@@ -46,11 +54,12 @@ fn version(line: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn image(on_host: &OnHost) -> Finding {
-    match on_host.open_image(None) {
-        Ok(image) => finding(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
-        Err(detail) => finding(false, "VM image", detail),
-    }
+/// The one that launches take: on one host it is the same for every class.
+fn image(on_host: &OnHost, registered: &[Registered]) -> Result<Image, String> {
+    let default = on_host.open_image(None).ok().map(|image| image.manifest.hash);
+    let architecture = std::env::consts::ARCH.parse().unwrap_or_default();
+    let offer = Offer { default, architecture, registered, ..Offer::default() };
+    on_host.open_image(offer.usual()?.as_deref())
 }
 
 async fn reach(network: VmNetwork) -> Finding {
@@ -84,11 +93,11 @@ fn ports(on_host: &OnHost) -> Finding {
     finding(true, "ports of the VMs", on_host.ports.explain())
 }
 
-async fn processors(on_host: &OnHost) -> Finding {
+async fn processors(on_host: &OnHost, image: Option<&Image>) -> Finding {
     const WHAT: &str = "processors of the VMs";
-    match on_host.open_image(None) {
-        Err(_) => finding(true, WHAT, "not known before there is an image"),
-        Ok(image) => match on_host.accelerator(&image, super::PROBE_PATIENCE).await {
+    match image {
+        None => finding(true, WHAT, "not known before there is an image"),
+        Some(image) => match on_host.accelerator(image, super::PROBE_PATIENCE).await {
             Ok(choice) => finding(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),
             Err(error) => finding(true, WHAT, error.to_string()),
         },
@@ -96,9 +105,9 @@ async fn processors(on_host: &OnHost) -> Finding {
 }
 
 /// Boots a VM without a disk up to its first program, whatever earlier probes have said.
-pub(super) async fn probe_boot(on_host: &OnHost) -> Finding {
+pub(super) async fn probe_boot(on_host: &OnHost, registered: &[Registered]) -> Finding {
     const WHAT: &str = "probe boot";
-    let image = match on_host.open_image(None) {
+    let image = match image(on_host, registered) {
         Ok(image) => image,
         Err(detail) => return finding(false, WHAT, format!("not tried: {detail}")),
     };

@@ -69,16 +69,15 @@ impl Image {
 
     /// Makes the disk of one machine over the image's, anew when there is one; never smaller than the image.
     pub(super) async fn create_overlay(&self, folder: &Path, disk_gib: u32) -> anyhow::Result<()> {
-        self.create_overlay_of(&self.disk, folder, disk_gib).await
+        self.create_overlay_of(&self.disk, &folder.join(DISK), disk_gib).await
     }
 
-    /// The same over another disk of this image.
-    pub(super) async fn create_overlay_of(&self, below: &Path, folder: &Path, disk_gib: u32) -> anyhow::Result<()> {
-        let path = folder.join(DISK);
+    /// The same over another disk of this image, which may come later.
+    pub(super) async fn create_overlay_of(&self, below: &Path, overlay: &Path, disk_gib: u32) -> anyhow::Result<()> {
         let size = (u64::from(disk_gib) << 30).max(self.manifest.disk_virtual_bytes).to_string();
-        // -F: the format is said, never guessed from what a guest wrote.
+        // The format is said, never guessed from what a guest wrote.
         let options = format!("backing_fmt=qcow2,lazy_refcounts=on,backing_file={}", value(below));
-        let arguments = ["create", "-q", "-f", "qcow2", "-o", &options, &path.to_string_lossy(), &size];
+        let arguments = ["create", "-q", "-u", "-f", "qcow2", "-o", &options, &overlay.to_string_lossy(), &size];
         process::run("qemu-img", &arguments, Duration::from_secs(2)).await.map(drop).context("creating the disk")
     }
 

@@ -76,8 +76,11 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
     let folder = on_host.folders.machine(id);
     let snapshot = on_host.snapshot_for(&spec.class, &image, accelerator);
     let memory = snapshot.as_ref().map(Snapshot::memory);
-    let below = snapshot.as_ref().map_or_else(|| image.disk.clone(), Snapshot::disk);
-    image.create_overlay_of(&below, &folder, spec.class.disk_gib).await.map_err(failed)?;
+    let disk = match &snapshot {
+        Some(snapshot) => snapshot.create_overlay(&folder).await,
+        None => image.create_overlay(&folder, spec.class.disk_gib).await,
+    };
+    disk.map_err(failed)?;
     let machine = qemu::Machine {
         provider_id: id,
         class: &spec.class,

@@ -43,6 +43,7 @@ use super::images::Images;
 use super::volumes::Volumes;
 use super::{Finding, LaunchSpec, Listing, Machine, Pace, Provider, ProviderError, ProviderVolume, VolumeListing};
 use crate::domain::ec2::Architecture;
+use crate::domain::plan::images::Registered;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
@@ -250,13 +251,13 @@ impl Provider for OnHost {
         door.map(Some).map_err(|error| ProviderError::transient(format!("the way in beside the network of {provider_id}"), error))
     }
 
-    async fn check(&self) -> Vec<Finding> {
-        check::check(self, self.network()).await
+    async fn check(&self, registered: &[Registered]) -> Vec<Finding> {
+        check::check(self, self.network(), registered).await
     }
 
-    async fn preflight(&self, settings: &Settings) -> Vec<Finding> {
-        let mut findings = check::check(self, settings.on_host.network).await;
-        findings.push(check::probe_boot(self).await);
+    async fn preflight(&self, settings: &Settings, registered: &[Registered]) -> Vec<Finding> {
+        let mut findings = check::check(self, settings.on_host.network, registered).await;
+        findings.push(check::probe_boot(self, registered).await);
         findings
     }
 }

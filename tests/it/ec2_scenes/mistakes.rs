@@ -61,7 +61,7 @@ async fn is_told(scene: &Scene, job: &str, doctor: &str) {
     assert!(calls.len() - starts <= LISTS, "{} other calls in {MINUTES} minutes", calls.len() - starts);
     assert!(scene.cloud.instances().await.is_empty(), "nothing was made");
 
-    let findings = scene.ec2.check().await;
+    let findings = scene.ec2.check(&[]).await;
     let wrong: Vec<String> = findings.into_iter().filter(|it| !it.ok).map(|it| format!("{}: {}", it.what, it.detail)).collect();
     assert!(wrong.iter().any(|line| line.contains(doctor)), "doctor does not say {doctor:?}, but: {wrong:#?}");
     scene.ends_clean().await;

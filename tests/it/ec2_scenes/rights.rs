@@ -44,7 +44,7 @@ async fn each_right_of_the_policy_is_used() {
 
 /// What is done whatever the settings are.
 async fn always(alone: &Alone) {
-    let findings = alone.ec2.check().await;
+    let findings = alone.ec2.check(&[]).await;
     assert!(findings.iter().all(|it| it.ok), "{findings:?}");
     let ids = alone.machines("always", 1).await;
     alone.ec2.list_machines().await.unwrap();

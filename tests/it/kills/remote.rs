@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use vm_service::clock::HandClock;
 use vm_service::domain::identity::{Bootstrap, Identity};
 use vm_service::domain::lineage::Engine;
+use vm_service::domain::plan::images::Registered;
 use vm_service::domain::rate::LaunchRate;
 use vm_service::domain::resource_class::ResourceClass;
 use vm_service::domain::secret::Secret;
@@ -161,7 +162,7 @@ impl Provider for Remote {
         }
     }
 
-    async fn check(&self) -> Vec<Finding> {
+    async fn check(&self, _registered: &[Registered]) -> Vec<Finding> {
         Vec::new()
     }
 }

@@ -8,8 +8,10 @@ use super::super::launch;
 use super::super::machines::{FILTER_VALUES, filter};
 use super::finding;
 use crate::domain::ec2::{Architecture, Ec2Settings};
+use crate::domain::plan::images::Registered;
 use crate::domain::resource_class::ResourceClass;
 use crate::provider::Finding;
+use crate::provider::images::offer;
 use aws_sdk_ec2::types::{self, DeviceType, ImageState, InstanceTypeInfo, LocationType, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,14 +34,21 @@ struct Catalogue {
 }
 
 /// A finding for each class, and the different launches that those without a mistake lead to: of each market the first.
-pub(super) async fn check(ec2: &Ec2, settings: &Ec2Settings, subnets: &[Subnet]) -> (Vec<Finding>, Vec<Plan>) {
+pub(super) async fn check(
+    ec2: &Ec2,
+    settings: &Ec2Settings,
+    subnets: &[Subnet],
+    registered: &[Registered],
+) -> (Vec<Finding>, Vec<Plan>) {
     let classes = ec2.classes();
+    // What its launches take; none: Canonical's newest.
+    let image_of = |class: &ResourceClass| offer(ec2, class, registered).usual();
     let zones: BTreeSet<&str> = subnets.iter().filter_map(Subnet::availability_zone).collect();
-    let images: BTreeSet<String> = classes.values().filter_map(|class| ec2.image_of(class)).collect();
+    let images: BTreeSet<String> = classes.values().filter_map(|class| image_of(class).ok()?).collect();
     let types: BTreeSet<String> = classes.values().flat_map(|it| candidates::types(settings, &it.ec2)).cloned().collect();
     let read = async {
         let mut catalogue = ec2.read_catalogue(images, types, &zones).await?;
-        let without = classes.values().filter(|class| ec2.image_of(class).is_none()).map(|class| class.ec2.architecture);
+        let without = classes.values().filter(|class| image_of(class) == Ok(None)).map(|class| class.ec2.architecture);
         for architecture in without.collect::<BTreeSet<_>>() {
             let newest = ec2.newest(architecture).await.map_err(|refusal| refusal.advice())?;
             if let Some((id, image)) = newest {
@@ -58,9 +67,10 @@ pub(super) async fn check(ec2: &Ec2, settings: &Ec2Settings, subnets: &[Subnet])
         |it: &Candidate| zone_of(&it.subnet).is_some_and(|zone| catalogue.offered.contains(&(it.instance_type.clone(), zone)));
     let (mut findings, mut plans) = (Vec::new(), Vec::<Plan>::new());
     for (name, class) in classes.iter() {
-        let id = ec2.image_of(class).or_else(|| catalogue.newest.get(&class.ec2.architecture).cloned());
+        let newest = || catalogue.newest.get(&class.ec2.architecture).cloned();
+        let id = image_of(class).map(|id| id.or_else(newest));
         let types = candidates::types(settings, &class.ec2);
-        let judged = judge(&ec2.region, id.as_deref(), class.ec2.architecture, types, &zones, &catalogue);
+        let judged = judge(&ec2.region, id, class.ec2.architecture, types, &zones, &catalogue);
         let what = format!("class {name}");
         match judged {
             Err(wrong) => findings.push(finding(false, &what, wrong)),
@@ -92,21 +102,21 @@ fn first_of_each_market(
 /// What there is of a class, or all that is wrong with it.
 fn judge(
     region: &str,
-    image: Option<&str>,
+    image: Result<Option<String>, String>,
     wanted: Architecture,
     types: &[String],
     zones: &BTreeSet<&str>,
     catalogue: &Catalogue,
 ) -> Result<(Image, String), String> {
     let (mut seen, mut wrong) = (Vec::new(), Vec::new());
-    let image = judge_image(region, image, wanted, catalogue);
+    let image = image.and_then(|image| judge_image(region, image.as_deref(), wanted, catalogue));
     match &image {
         Ok(image) => {
             seen.push(format!("{}, {}, root disk of {} GiB", image.id, word(wanted), image.disk_gib));
             if image.bare {
                 seen.push(format!(
-                    "which is Canonical's own: each VM is prepared at its first boot, and one built with the scripts in ami/, set as \
-                     ec2.images.{region}, is faster"
+                    "which is Canonical's own: each VM is prepared at its first boot, and one built with the scripts in ami/ and \
+                     promoted, or set as ec2.images.{region}, is faster"
                 ));
             }
         }

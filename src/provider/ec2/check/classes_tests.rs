@@ -35,7 +35,8 @@ fn catalogue() -> Catalogue {
 
 fn judged(image: Option<&str>, architecture: Architecture, types: &[&str]) -> Result<String, String> {
     let types: Vec<String> = types.iter().map(|&name| name.to_owned()).collect();
-    judge("eu-west-1", image, architecture, &types, &BTreeSet::from(["a", "b"]), &catalogue()).map(|(_, seen)| seen)
+    judge("eu-west-1", Ok(image.map(str::to_owned)), architecture, &types, &BTreeSet::from(["a", "b"]), &catalogue())
+        .map(|(_, seen)| seen)
 }
 
 #[test]

@@ -15,13 +15,14 @@ mod trials;
 use super::Ec2;
 use super::machines::filter;
 use crate::domain::ec2::{Authentication, Ec2Settings};
+use crate::domain::plan::images::Registered;
 use crate::provider::Finding;
 use aws_sdk_ec2::types::{SecurityGroup, Subnet};
 
 /// The fewest entries of a page that DescribeSubnets takes.
 const SMALLEST_PAGE: i32 = 5;
 
-pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
+pub(super) async fn check(ec2: &Ec2, registered: &[Registered]) -> Vec<Finding> {
     let connection = ec2.connection();
     let settings = &connection.settings;
     if connection.lacks_secret() {
@@ -44,7 +45,7 @@ pub(super) async fn check(ec2: &Ec2) -> Vec<Finding> {
             Err(why) => finding(false, network::GROUP, why),
         },
     });
-    let (of_classes, plans) = classes::check(ec2, settings, &subnets).await;
+    let (of_classes, plans) = classes::check(ec2, settings, &subnets, registered).await;
     findings.extend(of_classes);
     let launched = trials::launch(ec2, &plans).await;
     // Only where a dry run was seen to be one: a machine may have a job.

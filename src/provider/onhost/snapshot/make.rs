@@ -2,10 +2,10 @@
 //!
 //! At most one at a time in all processes of this host. QEMU ends with the service; what it leaves is removed by the next making.
 
-use super::{INPUTS, MEMORY, STATE, Snapshots, key_of};
+use super::{INPUTS, MEMORY, OVERLAY, STATE, Snapshots, key_of};
 use crate::domain::resource_class::ResourceClass;
 use crate::provider::onhost::address::Ports;
-use crate::provider::onhost::image::Image;
+use crate::provider::onhost::image::{DISK, Image};
 use crate::provider::onhost::qemu::{self, Accelerator, Begin, Link, Machine};
 use crate::provider::onhost::qmp::{self, Qmp};
 use crate::provider::onhost::{blocking, host, restore};
@@ -80,10 +80,14 @@ async fn make(
     ensure!(room > needed, "{room} bytes are free in {}, and {needed} are needed", snapshots.folder.display());
     let aside = snapshots.folder.join(format!(".{}", key_of(inputs)));
     DirBuilder::new().mode(0o700).create(&aside)?;
-    let made = fill(&aside, class, image, accelerator).await.and_then(|()| {
+    let kept = snapshots.folder.join(key_of(inputs));
+    let whole = async {
+        fill(&aside, class, image, accelerator).await?;
+        image.create_overlay_of(&kept.join(DISK), &aside.join(OVERLAY), class.disk_gib).await?;
         std::fs::write(aside.join(INPUTS), inputs)?;
-        Ok(std::fs::rename(&aside, snapshots.folder.join(key_of(inputs)))?)
-    });
+        Ok(std::fs::rename(&aside, &kept)?)
+    };
+    let made = whole.await;
     if made.is_err() {
         super::remove(&aside);
     }
