@@ -196,7 +196,9 @@ async fn the_second_of_two_people_is_told_and_loses_nothing(pool: PgPool) {
         let theirs = json!({ "provider": "on_host", "limits": { "vms": 50 } });
         ask(&service, COLLEAGUE, "PUT", "/api/v1/settings", Some(&theirs)).await;
         browser.press("#check").await;
-        browser.until("the conflict", "document.getElementById('overtaken-by')").await;
+        // The page is loaded anew when the check has come to its end.
+        let both = "document.getElementById('overtaken-by') && document.getElementById('findings')";
+        browser.until("the conflict and what was looked at", both).await;
         assert_eq!(browser.evaluate("document.getElementById('overtaken-by').innerText").await, "colleague");
         browser.look("settings-conflict").await;
         browser.press("#check-again").await;
