@@ -98,7 +98,7 @@ async fn run(
     let url = listener.url();
     let Some(service) = told.run_until_cancelled(start(arguments, config, data, server)).await else { return Ok(()) };
     let service = service?;
-    tracing::info!(console = %format!("{url}/console"), api = %url, document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
+    tracing::info!(api = %url, console = %format!("{url}/console"), document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = service.serve_loops();
     all.extend(loops::scaler_loops(&service.world));
     all.extend(service::gc_loops(&service.world, config));

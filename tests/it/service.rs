@@ -49,6 +49,9 @@ impl Service {
             assert!(Instant::now() < deadline, "the service did not come up:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
+        // Scripts (`.ci/lib.sh`) and the benchmark read it.
+        let line = format!(" up api=http://127.0.0.1:{} ", self.port);
+        assert!(self.log().contains(&line), "the log has no line with \"{line}\":\n{}", self.log());
     }
 
     pub(crate) fn port(&self) -> u16 {
