@@ -24,6 +24,8 @@ use async_trait::async_trait;
 use clap::{Args, Subcommand};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// `vm-service cache …`
@@ -151,9 +153,27 @@ struct Source {
     used_bytes: Option<u64>,
 }
 
+/// Cancelled when this command is to end: whatever it has begun is ended first.
+fn interrupted() -> anyhow::Result<CancellationToken> {
+    let (mut interrupt, mut terminate, mut hangup) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
 async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Result<()> {
+    let stop = interrupted()?;
     let in_force = read(data, config).await;
-    let installation = in_force.installation.context(NO_INSTALLATION)?;
+    anyhow::ensure!(in_force.installation.is_some(), NO_INSTALLATION);
     anyhow::ensure!(
         in_force.settings.provider != ProviderChoice::None,
         "no provider is set: choose one in the settings, so that it is known where the cache is to be"
@@ -168,9 +188,15 @@ async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Re
         None => {
             // Below the data: the VM's disk does not fit into every /tmp.
             let made = tempfile::Builder::new().prefix("seed-").tempdir_in(data).context("making a folder for the volume")?;
-            make(asked, folder.insert(made).path(), data, config).await?
+            make(asked, folder.insert(made).path(), data, config, &stop).await?
         }
     };
+    stop.run_until_cancelled(keep(asked, data, config, &in_force, &source)).await.context("stopped")?
+}
+
+/// Brings a volume's image to where jobs find it.
+async fn keep(asked: &SeedArguments, data: &Path, config: &Config, in_force: &InForce, source: &Source) -> anyhow::Result<()> {
+    let installation = in_force.installation.context(NO_INSTALLATION)?;
     if let Some(keep) = &asked.keep {
         std::fs::copy(&source.raw, keep).with_context(|| format!("keeping the image as {}", keep.display()))?;
     }
@@ -180,12 +206,12 @@ async fn seed(asked: &SeedArguments, data: &Path, config: &Config) -> anyhow::Re
     let size_gib = u32::try_from(gib.max(1)).context("the image is too large")?;
     let (place, generation, snapshot) = match in_force.settings.provider {
         ProviderChoice::OnHost => {
-            let host = host(&in_force, data, config).await?;
+            let host = host(in_force, data, config).await?;
             let spec = fresh(installation, &lineage);
             let snapshot = host.import_snapshot(&source.raw, &spec, size_gib).await?;
             ((host.name(), host.place().to_owned()), spec.tags.generation, snapshot)
         }
-        _ => upload(&in_force, data, config, &source.raw, &lineage).await?,
+        _ => upload(in_force, data, config, &source.raw, &lineage).await?,
     };
     let seeded = Seeded {
         id: generation,
@@ -218,7 +244,13 @@ fn finished(asked: &SeedArguments, raw: &Path) -> anyhow::Result<Source> {
     Ok(Source { raw: raw.to_owned(), engine, layers: Vec::new(), used_bytes: None })
 }
 
-async fn make(asked: &SeedArguments, folder: &Path, data: &Path, config: &Config) -> anyhow::Result<Source> {
+async fn make(
+    asked: &SeedArguments,
+    folder: &Path,
+    data: &Path,
+    config: &Config,
+    stop: &CancellationToken,
+) -> anyhow::Result<Source> {
     let wish = Wish {
         host: on_host_config(data, config.images.clone(), config.host.clone(), InstallationId(Uuid::nil()))?,
         folder: folder.to_owned(),
@@ -230,7 +262,7 @@ async fn make(asked: &SeedArguments, folder: &Path, data: &Path, config: &Config
         // Nobody listens any more: the volume is made all the same.
         drop(writeln!(std::io::stderr().lock(), "{line}"));
     };
-    let made = image::make(&wish, ServiceClock::new().now(), &tell).await?;
+    let made = image::make(&wish, ServiceClock::new().now(), stop, &tell).await?;
     Ok(Source { raw: made.raw, engine: made.engine, layers: made.layers, used_bytes: Some(made.used_bytes) })
 }
 

@@ -38,6 +38,10 @@ use tokio::time::sleep;
 /// Between two boots, so that the end of one is not in the other.
 const BREATH: Duration = Duration::from_secs(1);
 
+/// Bars of the service's own share, milliseconds.
+const OWN_SHARE_OF_A_BOOT: u32 = 500;
+const OWN_SHARE_OF_A_RESTORE: u32 = 100;
+
 struct Arguments {
     pairs: usize,
     /// None: the engine alone.
@@ -115,7 +119,7 @@ async fn run(arguments: &Arguments, images: &Path, service: &Service, work: &Pat
     }
     report.figure("failed_pairs", arguments.pairs.abs_diff(pairs.len()).to_string().parse()?, "count")?;
     anyhow::ensure!(!pairs.is_empty(), "every pair failed");
-    summary::tell(&mut report, &pairs)?;
+    summary::tell(&mut report, &pairs, if arguments.boot { OWN_SHARE_OF_A_BOOT } else { OWN_SHARE_OF_A_RESTORE })?;
     idle::measure(service, &mut report).await.context("the service at rest")?;
     report.line(&format!("# load at the end: {}", report::load()?))?;
     report.line(&format!("# report: {}", arguments.report.display()))

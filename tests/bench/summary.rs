@@ -7,10 +7,8 @@ use crate::spans::Spans;
 /// A name, and what it takes from one VM's spans.
 type Figure = (&'static str, fn(&Spans) -> f64);
 
-/// Of the service's own share, milliseconds.
-const OWN_SHARE_BAR: u32 = 500;
-
-pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
+/// `own_share_bar`: of the service's own share, milliseconds.
+pub(crate) fn tell(report: &mut Report, pairs: &[Pair], own_share_bar: u32) -> anyhow::Result<()> {
     let of = |what: fn(&Spans) -> f64| pairs.iter().map(|pair| what(&pair.service)).collect::<Vec<f64>>();
     let (total, own) = (of(|s| s.total), of(Spans::own_share));
     let bare: Vec<f64> = pairs.iter().map(|pair| pair.bare.command).collect();
@@ -22,8 +20,8 @@ pub(crate) fn tell(report: &mut Report, pairs: &[Pair]) -> anyhow::Result<()> {
     report.figure("service_over_bare_median_of_pairs", median(&ratios), "ratio")?;
 
     report.line("# own share: all time in which the guest was not being worked on; its spans add up to it")?;
-    report.figure_with_bar("own_share_median", median(&own), OWN_SHARE_BAR, "ms")?;
-    report.figure_with_bar("own_share_max", most(&own), OWN_SHARE_BAR, "ms")?;
+    report.figure_with_bar("own_share_median", median(&own), own_share_bar, "ms")?;
+    report.figure_with_bar("own_share_max", most(&own), own_share_bar, "ms")?;
     let outside: [Figure; 7] = [
         ("own_put_to_requested", |s| s.put_to_requested),
         ("own_requested_to_launched", |s| s.requested_to_launched),

@@ -2,7 +2,8 @@
 //!
 //! The host of this test is a network namespace with two addresses on its card to the outside, a second card, and loopback; the outside is
 //! another namespace. Servers on every address of the host write down whoever speaks to them. The VM tries them all: as it is, with its
-//! loopback route turned to the network, and under the host's own address. Boots one VM. No packet leaves the two namespaces.
+//! loopback route turned to the network, and under the host's own address. So does one that goes on from a snapshot. Boots two VMs, one of
+//! them for the snapshot. No packet leaves the two namespaces.
 //! The test runs itself again inside: `unshare` → [`host`] → the VM, and `nsenter` → [`outside`]. Not root: a user namespace does it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
@@ -15,8 +16,10 @@ use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
-use vm_service::domain::settings::VmNetwork;
-use vm_service::provider::Provider;
+use tokio::io::AsyncWriteExt as _;
+use vm_service::domain::settings::{Settings, VmNetwork};
+use vm_service::provider::onhost::OnHost;
+use vm_service::provider::{Machine, Provider};
 
 const WORLD: &str = r#"
 set -eu
@@ -50,6 +53,7 @@ try() {{ for a in $2; do
   timeout 2 bash -c "exec 3<>/dev/udp/$a/9000 && echo hi >&3 && [ \"\$(timeout 1 head -c 5 <&3)\" = hello ]" && say "$1 udp $a"
 done; }}
 for n in $(seq 50); do ip route | grep -q default && break; sleep 0.2; done
+say "$(grep nameserver /etc/resolv.conf | tr '\n' ' ')"
 try plain "10.1.0.1 {ours}"
 ping -c1 -W1 10.1.0.2 && say "plain icmp"
 sysctl -qw net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0
@@ -114,6 +118,17 @@ fn outside() {
     }
 }
 
+/// What the machine's script says that it reached; the machine is ended.
+async fn found(provider: &OnHost, machine: &Machine) -> Vec<String> {
+    let tried = async || provider.console(&machine.provider_id).await.unwrap().contains("ALL-TRIED").then_some(());
+    wait_for("the guest's tries", tried).await;
+    // What was sent last may still be on its way.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let console = provider.console(&machine.provider_id).await.unwrap();
+    provider.terminate(std::slice::from_ref(&machine.provider_id)).await.unwrap();
+    console.lines().filter_map(|line| line.trim().strip_prefix("FOUND ")).map(|found| found.trim().to_owned()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a part of a_vm_reaches_the_outside_world_and_nothing_of_its_host, in its host namespace"]
 async fn host() {
@@ -122,19 +137,26 @@ async fn host() {
     let data = tempfile::tempdir().unwrap();
     let ours = installation(1);
     let provider = open(data.path(), ours, VmNetwork::Open).await;
+    let mut settings = Settings::default();
+    (settings.on_host.network, settings.on_host.snapshots) = (VmNetwork::Open, true);
+    provider.configure(&settings, None);
     let script = base64::engine::general_purpose::STANDARD.encode(guest_script());
-    let user_data = format!("#cloud-config\n{{\"runcmd\": [\"echo {script} | base64 -d >/run/tries; bash /run/tries\"]}}\n");
-    let machine = provider.launch(&spec("it-wall", ours, &user_data)).await.unwrap().remove(0);
-    wait_for("an SSH banner through passt", async || crate::onhost::banner(&machine)).await;
-    let tried = async || provider.console(&machine.provider_id).await.unwrap().contains("ALL-TRIED").then_some(());
-    wait_for("the guest's tries", tried).await;
-    // What was sent last may still be on its way.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let console = provider.console(&machine.provider_id).await.unwrap();
-    let found: Vec<_> = console.lines().filter_map(|line| line.trim().strip_prefix("FOUND ")).collect();
-    provider.terminate(std::slice::from_ref(&machine.provider_id)).await.unwrap();
+    let script = format!("echo {script} | base64 -d >/run/tries; setsid bash /run/tries </dev/null >/dev/null 2>&1 &");
+    let user_data = format!("#cloud-config\n{{\"runcmd\": [{}]}}\n", serde_json::json!(script));
+    let booted = provider.launch(&spec("it-wall", ours, &user_data)).await.unwrap().remove(0);
+    wait_for("an SSH banner through passt", async || crate::onhost::banner(&booted)).await;
+    let of_booted = found(&provider, &booted).await;
+    let made = data.path().join("snapshots-of-machines");
+    let made = async || std::fs::read_dir(&made).unwrap().flatten().any(|it| it.path().join("inputs").exists()).then_some(());
+    wait_for("a snapshot", made).await;
+    let restored = provider.launch(&spec("it-wall-2", ours, "")).await.unwrap().remove(0);
+    let mut door = provider.channel(&restored.provider_id).await.unwrap().expect("it goes on from a snapshot");
+    let seed = "5e".repeat(64);
+    door.write_all(format!("me {} {seed}\n{script}", script.len()).as_bytes()).await.unwrap();
+    let of_restored = found(&provider, &restored).await;
     let outside_only = ["plain tcp 10.1.0.1", "plain udp 10.1.0.1", "again tcp 10.1.0.1", "again udp 10.1.0.1"];
-    assert_eq!(found, outside_only, "{console}");
+    assert_eq!(of_booted[1..], outside_only);
+    assert_eq!(of_restored, of_booted, "a restored machine has the name servers of a booted one, and its way out");
     assert_eq!(calls.try_iter().collect::<Vec<_>>(), Vec::<String>::new(), "servers of the host were spoken to");
     assert_eq!(crate::onhost::processes_in(data.path()), std::collections::BTreeSet::new());
 }

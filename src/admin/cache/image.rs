@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// A VM under software emulation takes a minute, a busy host two more.
@@ -61,11 +62,11 @@ pub struct Made {
     pub used_bytes: u64,
 }
 
-/// Makes the volume. `tell` is given a line for each step.
+/// Makes the volume. `tell` is given a line for each step; `stop` ends it early, and well.
 ///
 /// # Errors
 /// A sentence: which step failed. Nothing is left running.
-pub async fn make(wish: &Wish, now: DateTime<Utc>, tell: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Made> {
+pub async fn make(wish: &Wish, now: DateTime<Utc>, stop: &CancellationToken, tell: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Made> {
     let config = OnHostConfig {
         data: wish.folder.join("host"),
         installation: InstallationId(Uuid::new_v4()),
@@ -74,11 +75,11 @@ pub async fn make(wish: &Wish, now: DateTime<Utc>, tell: &(dyn Fn(&str) + Sync))
     };
     let installation = config.installation;
     let host = OnHost::open(config).await?;
-    let made = in_vm(wish, &host, installation, now, tell).await;
+    let made = stop.run_until_cancelled(in_vm(wish, &host, installation, now, tell)).await;
     let machines = host.list_machines().await.map(|listing| listing.machines).unwrap_or_default();
     let ids: Vec<String> = machines.into_iter().map(|machine| machine.provider_id).collect();
     host.terminate(&ids).await.context("ending the VM that was made for it")?;
-    let (volume, mut made) = made?;
+    let (volume, mut made) = made.context("stopped")??;
     tell("writing the volume's image");
     host.export_volume(&volume, &made.raw).await?;
     made.raw = made.raw.canonicalize()?;

@@ -115,7 +115,9 @@ impl Folders {
         let next = self.data.join("next-address");
         let last = std::fs::read_to_string(&next).ok().and_then(|text| text.trim().parse().ok());
         let free = |ip| can_bind(ip, ports.ssh) && can_bind(ip, ports.docker);
-        let ip = pool.next_free(last, &self.taken()?, free).context("every address of the pool is taken")?;
+        let ip = pool
+            .next_free(last, &self.taken()?, free)
+            .context("every address of the pool is taken: end VMs, or serve with fewer installations on this host")?;
         write_whole(&next, ip.to_string().as_bytes())?;
         let record =
             Record { provider_id: provider_id.to_owned(), tags: tags.clone(), ip, ssh_port: ports.ssh, docker_port: ports.docker };
@@ -200,8 +202,7 @@ impl Folders {
     pub(super) fn remove(&self, provider_id: &str, spent: bool) -> anyhow::Result<()> {
         let folder = self.machine(provider_id);
         if spent {
-            let text = std::fs::read(folder.join(RECORD))?;
-            write_whole(&self.spent(provider_id), &text)?;
+            self.keep_spent(provider_id, &folder.join(RECORD))?;
         }
         let trash = self.machine(&format!(".trash-{provider_id}"));
         match std::fs::rename(&folder, &trash) {
@@ -216,6 +217,17 @@ impl Folders {
             self.forget_spent(provider_id)?;
         }
         Ok(())
+    }
+
+    /// Keeps the record of what is being removed. On a full disk too, since that is what frees it: another name needs no room.
+    pub(super) fn keep_spent(&self, id: &str, record: &Path) -> anyhow::Result<()> {
+        let spent = self.spent(id);
+        let Err(error) = write_whole(&spent, &std::fs::read(record)?) else { return Ok(()) };
+        drop(std::fs::remove_file(spent.with_added_extension("new")));
+        match std::fs::hard_link(record, &spent) {
+            Err(second) if second.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Ages are counted from the newest, so that no clock is read.

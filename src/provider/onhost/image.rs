@@ -21,9 +21,9 @@ pub(super) struct Manifest {
     pub(super) kernel_append: String,
     /// Size of the root disk as a VM sees it.
     pub(super) disk_virtual_bytes: u64,
-    /// Its machines can wait for their identity; those of older images cannot.
+    /// How its machines wait for their identity; those of older images cannot, or never hear of their network.
     #[serde(default)]
-    pub(super) waits: bool,
+    pub(super) wait_form: u32,
 }
 
 /// An image whose files are there.
@@ -88,7 +88,7 @@ impl Image {
             architecture: None,
             kernel_append: "root=/dev/vda console=ttyS0".into(),
             disk_virtual_bytes: 1 << 30,
-            waits: true,
+            wait_form: 2,
         };
         Self {
             manifest,

@@ -6,9 +6,10 @@
 //! Reads: the image, the snapshot. Writes: the machine's folder. Calls: `qemu-img`, the keeper. Not here: ending it (`end`).
 
 use super::folder::{Place, Record, provider_id, write_whole};
+use super::image::Image;
 use super::keeper::{self, Plan, log};
 use super::passt::{self, Dns};
-use super::qemu::{self, Begin, Link};
+use super::qemu::{self, Accelerator, Begin, Link};
 use super::qmp::Qmp;
 use super::snapshot::{Snapshot, restore};
 use super::{OnHost, blocking, end, host, seed};
@@ -51,7 +52,12 @@ pub(super) async fn launch(on_host: &OnHost, spec: &LaunchSpec) -> Result<Vec<Ma
     };
     let found = on_host.folders.find(&id, on_host.config.installation).map_err(failed)?;
     if let Some(machine) = found.filter(|machine| machine.state != MachineState::Pending) {
-        return Ok(vec![machine]);
+        if !restore::is_half(&on_host.folders.machine(&id)) {
+            return Ok(vec![machine]);
+        }
+        // Whoever brought it there ended in the middle, and nobody would ever wake it.
+        end::end(on_host, &id, &lock, false).await.map_err(failed)?;
+        return Err(failed(anyhow::anyhow!("it was left half restored; the next try starts it anew")));
     }
     let started = start(on_host, spec, &record).await;
     if started.is_err()
@@ -62,10 +68,8 @@ pub(super) async fn launch(on_host: &OnHost, spec: &LaunchSpec) -> Result<Vec<Ma
     started.map(|()| vec![record.machine(MachineState::Running)])
 }
 
+/// A machine; whatever goes wrong with one that goes on from a snapshot, the repetition boots.
 async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(), ProviderError> {
-    let began = Instant::now();
-    let id = &record.provider_id;
-    let failed = |error| ProviderError::transient(format!("starting {id}"), error);
     let image = on_host.open_image(spec.image.as_deref()).map_err(ProviderError::Invalid)?;
     let link = match on_host.network() {
         VmNetwork::Open if !host::has_program(passt::PROGRAM) => return Err(ProviderError::Invalid(NO_PASST.into())),
@@ -73,31 +77,56 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
         VmNetwork::Closed => Link::Closed,
     };
     let accelerator = on_host.accelerator(&image, PROBE_PATIENCE).await?.accelerator;
+    let dns = if link == Link::Guarded { Dns::of_host() } else { Dns::None };
+    let words = qemu::words(link, &dns);
+    let snapshot = on_host.snapshot_for(&spec.class, &image, accelerator, &words);
+    let begun = begin(on_host, spec, record, (&image, accelerator, link), (&dns, &words), snapshot.as_ref()).await;
+    let failed = |error| ProviderError::transient(format!("starting {}", record.provider_id), error);
+    match (&snapshot, begun) {
+        (None, begun) => begun.map_err(failed),
+        (Some(snapshot), Ok(())) => {
+            on_host.snapshots.note_success(snapshot);
+            Ok(())
+        }
+        (Some(snapshot), Err(error)) => {
+            on_host.snapshots.note_failure(snapshot);
+            Err(failed(error.context("going on from a snapshot; the next try boots")))
+        }
+    }
+}
+
+async fn begin(
+    on_host: &OnHost,
+    spec: &LaunchSpec,
+    record: &Record,
+    (image, accelerator, link): (&Image, Accelerator, Link),
+    (dns, words): (&Dns, &str),
+    snapshot: Option<&Snapshot>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let id = &record.provider_id;
     let folder = on_host.folders.machine(id);
-    let snapshot = on_host.snapshot_for(&spec.class, &image, accelerator);
-    let memory = snapshot.as_ref().map(Snapshot::memory);
-    let disk = match &snapshot {
+    match snapshot {
         Some(snapshot) => snapshot.create_overlay(&folder).await,
         None => image.create_overlay(&folder, spec.class.disk_gib).await,
-    };
-    disk.map_err(failed)?;
+    }?;
+    let memory = snapshot.map(Snapshot::memory);
     let machine = qemu::Machine {
         provider_id: id,
         class: &spec.class,
-        image: &image,
+        image,
         accelerator,
         link,
         ip: record.ip,
         ports: record.ports(),
-        begin: memory.as_deref().map_or(Begin::Boot, |memory| Begin::Restore { memory }),
+        begin: memory.as_deref().map_or(Begin::Boot, |memory| Begin::Restore { memory, words }),
     };
-    let dns = if link == Link::Guarded { Dns::of_host() } else { Dns::None };
-    let passt = (link == Link::Guarded).then(|| passt::command(record.ip, record.ports(), &dns));
+    let passt = (link == Link::Guarded).then(|| passt::command(record.ip, record.ports(), dns));
     let plan = Plan { qemu: qemu::command(&machine), passt, resolver: dns.resolver() };
     let (seed_id, user_data, seeded, restores) = (id.clone(), spec.user_data.clone(), folder.clone(), snapshot.is_some());
     let written = blocking(move || {
         if restores {
-            File::create(seeded.join(restore::RESTORED))?;
+            restore::mark(&seeded)?;
         } else {
             // Of a try that ended before anything ran.
             drop(std::fs::remove_file(seeded.join(restore::RESTORED)));
@@ -105,26 +134,25 @@ async fn start(on_host: &OnHost, spec: &LaunchSpec, record: &Record) -> Result<(
         }
         write_whole(&seeded.join(keeper::PLAN), &serde_json::to_vec(&plan)?)
     });
-    written.await.map_err(failed)?;
-    let keeper = spawn_keeper(&on_host.config.keeper, id, &folder).map_err(failed)?;
-    wait_for_qemu(keeper, &folder).await.map_err(failed)?;
-    if let Some(snapshot) = &snapshot {
-        // The repetition of this launch finds that it failed, and boots.
-        match restore::restore(&folder, snapshot).await {
-            Ok(()) => on_host.snapshots.note_success(snapshot),
-            Err(error) => {
-                on_host.snapshots.note_failure(snapshot);
-                return Err(failed(error.context("going on from a snapshot; the next try boots")));
-            }
-        }
+    written.await?;
+    let keeper = spawn_keeper(&on_host.config.keeper, id, &folder)?;
+    wait_for_qemu(keeper, &folder).await?;
+    if let Some(snapshot) = snapshot {
+        restore::restore(&folder, snapshot).await.with_context(|| last_words(&folder))?;
     }
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let restored = snapshot.is_some();
-    tracing::info!(provider_id = %id, address = %record.ip, ?accelerator, ?link, restored, milliseconds, "machine started");
+    tracing::info!(provider_id = %id, address = %record.ip, ?accelerator, ?link, restored = restores, milliseconds, "machine started");
     Ok(())
 }
 
 pub(super) const NO_PASST: &str = "passt is not installed, and without it VMs cannot have an open network: install it (apt-get install passt), or set the on-host network to closed.";
+
+/// What passt, QEMU and the keeper said last.
+fn last_words(folder: &Path) -> String {
+    let said = [keeper::PASST_LOG, keeper::QEMU_LOG, "keeper.log"]
+        .map(|name| log::read_end(&folder.join(name), 1000).unwrap_or_default().trim().replace('\n', "; "));
+    said.join(" | ")
+}
 
 /// In a session of its own, so that neither a terminal nor the service's end reaches it.
 fn spawn_keeper(keeper: &[String], id: &str, folder: &Path) -> anyhow::Result<Child> {
@@ -152,9 +180,7 @@ async fn wait_for_qemu(mut keeper: Child, folder: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
         if gone || is_late {
-            let said = [keeper::PASST_LOG, keeper::QEMU_LOG, "keeper.log"]
-                .map(|name| log::read_end(&folder.join(name), 1000).unwrap_or_default().trim().replace('\n', "; "));
-            anyhow::bail!("QEMU did not come up ({}): {}", if gone { "it ended" } else { "no answer" }, said.join(" | "));
+            anyhow::bail!("QEMU did not come up ({}): {}", if gone { "it ended" } else { "no answer" }, last_words(folder));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -56,6 +56,16 @@ impl Dns {
         }
     }
 
+    /// The resolvers that a guest hears of.
+    pub(super) fn servers(&self) -> Vec<Ipv4Addr> {
+        match self {
+            Self::Direct(servers) => servers.clone(),
+            Self::OnHost(server) => vec![*server],
+            Self::Carried(_) => vec![GATEWAY],
+            Self::None => Vec::new(),
+        }
+    }
+
     fn arguments(&self) -> Vec<String> {
         let servers = match self {
             Self::Direct(servers) => servers.clone(),

@@ -5,7 +5,8 @@
 use super::address::Ports;
 use super::image::{DISK, Image};
 use super::keeper::NET_SOCKET;
-use super::keeper::filter::{GATEWAY, GUEST};
+use super::keeper::filter::{GATEWAY, GUEST, NETMASK};
+use super::passt::Dns;
 use super::qmp;
 use super::snapshot::{self, restore};
 use crate::domain::resource_class::ResourceClass;
@@ -17,6 +18,9 @@ pub(super) const SEED: &str = "seed.img";
 
 /// Free slots for disks that are attached later.
 const HOTPLUG_PORTS: u32 = 4;
+
+/// Of QEMU's own user network.
+const CLOSED_PREFIX: u32 = 24;
 
 /// What makes the processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub(super) enum Link {
     Guarded,
     /// QEMU's own user network, from which nothing leads out.
     Closed,
-    /// The same, and nothing leads in.
+    /// A card with nothing behind it, and no state: what a snapshot keeps of it fits behind any other.
     Apart,
 }
 
@@ -43,10 +47,10 @@ pub(super) enum Link {
 pub(super) enum Begin<'a> {
     /// It boots, and finds its user data on a disk.
     Boot,
-    /// It boots to where it waits for its identity; its memory is this file.
-    Wait { memory: &'a Path },
-    /// It waits for a snapshot, of which this is the memory.
-    Restore { memory: &'a Path },
+    /// It boots to where it waits for its identity; its memory is this file. `words`: see [`words`].
+    Wait { memory: &'a Path, words: &'a str },
+    /// It waits for a snapshot of such a machine, of which this is the memory.
+    Restore { memory: &'a Path, words: &'a str },
 }
 
 /// What differs from machine to machine.
@@ -98,7 +102,10 @@ pub(super) fn base() -> Vec<String> {
 pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     let mut line = base();
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
-    let waits = machine.begin != Begin::Boot;
+    let (waits, words) = match machine.begin {
+        Begin::Boot => (false, String::new()),
+        Begin::Wait { words, .. } | Begin::Restore { words, .. } => (true, format!(" vm-service.wait{words}")),
+    };
     if let Some(memory) = snapshot::memory(machine.begin, machine.class.memory_mib) {
         add("-object", memory);
         add("-machine", "memory-backend=memory".into());
@@ -111,7 +118,7 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     add("-m", machine.class.memory_mib.to_string());
     add("-kernel", machine.image.kernel.to_string_lossy().into_owned());
     add("-initrd", machine.image.initrd.to_string_lossy().into_owned());
-    add("-append", format!("{}{}", machine.image.manifest.kernel_append, if waits { " vm-service.wait" } else { "" }));
+    add("-append", format!("{}{words}", machine.image.manifest.kernel_append));
     add("-chardev", format!("socket,id=qmp,path={},server=on,wait=off", qmp::SOCKET));
     add("-mon", "chardev=qmp,mode=control".into());
     // The disk dies with the machine: what the guest flushes need not reach the host's disk, and what it discards is given back.
@@ -143,15 +150,27 @@ pub(super) fn command(machine: &Machine<'_>) -> Vec<String> {
     line
 }
 
+/// What a machine on this network hears over DHCP, for the kernel's command line of one that hears nothing (`ami/onhost/init`).
+pub(super) fn words(link: Link, dns: &Dns) -> String {
+    if link != Link::Guarded {
+        return format!(" vm-service.address={GUEST}/{CLOSED_PREFIX}");
+    }
+    let prefix = NETMASK.to_bits().count_ones();
+    let servers: Vec<String> = dns.servers().iter().map(ToString::to_string).collect();
+    let dns = if servers.is_empty() { String::new() } else { format!(" vm-service.dns={}", servers.join(",")) };
+    format!(" vm-service.address={GUEST}/{prefix} vm-service.router={GATEWAY}{dns}")
+}
+
 fn netdev(machine: &Machine<'_>) -> String {
     let Machine { ip, ports, .. } = machine;
-    let closed = || format!("user,id=net,restrict=on,ipv6=off,net={GATEWAY}/24,host={GATEWAY},dhcpstart={GUEST},dns=192.0.0.3");
     match machine.link {
         Link::Guarded => format!("stream,id=net,server=off,addr.type=unix,addr.path={NET_SOCKET}"),
-        Link::Apart => closed(),
-        Link::Closed => {
-            format!("{},hostfwd=tcp:{ip}:{}-{GUEST}:22,hostfwd=tcp:{ip}:{}-{GUEST}:2376", closed(), ports.ssh, ports.docker)
-        }
+        Link::Apart => "hubport,id=net,hubid=0".to_owned(),
+        Link::Closed => format!(
+            "user,id=net,restrict=on,ipv6=off,net={GATEWAY}/{CLOSED_PREFIX},host={GATEWAY},dhcpstart={GUEST},dns=192.0.0.3,\
+             hostfwd=tcp:{ip}:{}-{GUEST}:22,hostfwd=tcp:{ip}:{}-{GUEST}:2376",
+            ports.ssh, ports.docker
+        ),
     }
 }
 
@@ -201,9 +220,10 @@ mod tests {
         let class = crate::domain::resource_class::default_classes()["medium"].clone();
         let image = Image::for_tests();
         let memory = Path::new("/snapshots/k,1/memory");
-        let made = command(&snapshot::make::machine(&class, &image, Accelerator::Tcg, memory));
-        let mut machine = snapshot::make::machine(&class, &image, Accelerator::Tcg, memory);
-        machine.begin = Begin::Restore { memory };
+        let words = " vm-service.router=192.0.0.1";
+        let made = command(&snapshot::make::machine(&class, &image, Accelerator::Tcg, memory, words));
+        let mut machine = snapshot::make::machine(&class, &image, Accelerator::Tcg, memory, words);
+        machine.begin = Begin::Restore { memory, words };
         machine.link = Link::Guarded;
         let restored = command(&machine);
         let only = |these: &[String], those: &[String]| these.iter().filter(|it| !those.contains(it)).cloned().collect::<Vec<_>>();
@@ -216,7 +236,7 @@ mod tests {
         );
         assert_eq!(only(&made, &restored).len(), 2, "the network beside it");
         assert!(
-            made.iter().any(|it| it.ends_with(" vm-service.wait"))
+            made.iter().any(|it| it.ends_with(" vm-service.wait vm-service.router=192.0.0.1"))
                 && !made.iter().any(|it| it.contains("hostfwd") || it.contains(SEED))
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! At most one at a time in all processes of this host. QEMU ends with the service; what it leaves is removed by the next making.
 
-use super::{INPUTS, MEMORY, OVERLAY, STATE, Snapshots, key_of};
+use super::{INPUTS, MEMORY, OVERLAY, STATE, Snapshots, Wanted, key_of};
 use crate::domain::resource_class::ResourceClass;
 use crate::provider::onhost::address::Ports;
 use crate::provider::onhost::image::{DISK, Image};
@@ -34,6 +34,7 @@ pub(in crate::provider::onhost) fn machine<'a>(
     image: &'a Image,
     accelerator: Accelerator,
     memory: &'a Path,
+    words: &'a str,
 ) -> Machine<'a> {
     Machine {
         provider_id: "snapshot",
@@ -43,34 +44,30 @@ pub(in crate::provider::onhost) fn machine<'a>(
         link: Link::Apart,
         ip: Ipv4Addr::UNSPECIFIED,
         ports: Ports { ssh: 0, docker: 0 },
-        begin: Begin::Wait { memory },
+        begin: Begin::Wait { memory, words },
     }
 }
 
 /// Makes it in the background; nothing where one is being made already.
-pub(super) fn aside(snapshots: Snapshots, class: ResourceClass, image: Image, accelerator: Accelerator, inputs: String) {
+pub(super) fn aside(snapshots: Snapshots, wanted: Wanted) {
     tokio::spawn(async move {
         let began = Instant::now();
-        match make(&snapshots, &class, &image, accelerator, &inputs).await {
-            Ok(true) => tracing::info!(key = key_of(&inputs), seconds = began.elapsed().as_secs(), "made a snapshot of a machine"),
+        let inputs = &wanted.inputs;
+        match make(&snapshots, &wanted).await {
+            Ok(true) => tracing::info!(key = key_of(inputs), seconds = began.elapsed().as_secs(), "made a snapshot of a machine"),
             Ok(false) => {}
             Err(error) => {
-                snapshots.rest(&key_of(&inputs));
+                snapshots.rest(&key_of(inputs));
                 tracing::warn!(error = format!("{error:#}"), "no snapshot of a machine could be made; machines boot");
             }
         }
     });
 }
 
-async fn make(
-    snapshots: &Snapshots,
-    class: &ResourceClass,
-    image: &Image,
-    accelerator: Accelerator,
-    inputs: &str,
-) -> anyhow::Result<bool> {
-    let lock = File::create(snapshots.folder.join("lock"))?;
-    if lock.try_lock().is_err() || snapshots.find(inputs).is_some() {
+async fn make(snapshots: &Snapshots, wanted: &Wanted) -> anyhow::Result<bool> {
+    let Wanted { class, image, inputs, .. } = wanted;
+    let Some(_held) = snapshots.try_lock()? else { return Ok(false) };
+    if snapshots.find(inputs).is_some() {
         return Ok(false);
     }
     let tidied = snapshots.clone();
@@ -82,10 +79,11 @@ async fn make(
     DirBuilder::new().mode(0o700).create(&aside)?;
     let kept = snapshots.folder.join(key_of(inputs));
     let whole = async {
-        fill(&aside, class, image, accelerator).await?;
+        fill(&aside, wanted).await?;
         image.create_overlay_of(&kept.join(DISK), &aside.join(OVERLAY), class.disk_gib).await?;
         std::fs::write(aside.join(INPUTS), inputs)?;
-        Ok(std::fs::rename(&aside, &kept)?)
+        let (aside, kept) = (aside.clone(), kept.clone());
+        blocking(move || Ok(put_in_place(&aside, &kept)?)).await
     };
     let made = whole.await;
     if made.is_err() {
@@ -94,9 +92,23 @@ async fn make(
     made.map(|()| true)
 }
 
-async fn fill(folder: &Path, class: &ResourceClass, image: &Image, accelerator: Accelerator) -> anyhow::Result<()> {
+/// A loss of power leaves it whole or leaves none, and what stands in its place without being it goes.
+fn put_in_place(aside: &Path, kept: &Path) -> std::io::Result<()> {
+    for name in [MEMORY, STATE, DISK, OVERLAY, INPUTS] {
+        File::open(aside.join(name))?.sync_all()?;
+    }
+    File::open(aside)?.sync_all()?;
+    if kept.exists() {
+        std::fs::remove_dir_all(kept)?;
+    }
+    std::fs::rename(aside, kept)?;
+    kept.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
+async fn fill(folder: &Path, wanted: &Wanted) -> anyhow::Result<()> {
+    let Wanted { class, image, accelerator, words, .. } = wanted;
     image.create_overlay(folder, class.disk_gib).await?;
-    let line = qemu::command(&machine(class, image, accelerator, Path::new(MEMORY)));
+    let line = qemu::command(&machine(class, image, *accelerator, Path::new(MEMORY), words));
     let console = File::create(folder.join("console"))?;
     // It ends with this process. Jobs come before it, but on a host that is never idle it must come to its end too.
     let mut qemu = Command::new("setpriv");

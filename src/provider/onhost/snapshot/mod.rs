@@ -22,7 +22,7 @@ use crate::domain::resource_class::ResourceClass;
 use anyhow::Context as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +36,14 @@ const OVERLAY: &str = "overlay.qcow2";
 const INPUTS: &str = "inputs";
 /// Of these files; one of an older form is found by nobody.
 const FORM: u32 = 2;
+/// The oldest way of waiting that is known here (`wait_form` of an image's manifest).
+const WAIT_FORM: u32 = 2;
 /// Written again whenever a machine goes on from it.
 const USED: &str = "used";
 /// As many are kept; those that were used least recently go first.
 const KEPT: usize = 8;
+/// One that no machine went on from for so long is of an image, a class or a QEMU that is not used any more.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Machines boot for so long after a restore that failed, and none is made for so long after a making that failed.
 const PAUSE: Duration = Duration::from_secs(600);
 /// A snapshot that failed so often is made anew.
@@ -75,20 +79,37 @@ impl Snapshot {
     }
 }
 
+/// What a snapshot is made of, and all that it depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    class: ResourceClass,
+    image: Image,
+    accelerator: Accelerator,
+    /// Of the network; see [`Begin`].
+    words: String,
+    inputs: String,
+}
+
+/// A file, as it is now: another one of the same name is another input.
+fn stamp(path: &Path) -> String {
+    let found = path.metadata().ok();
+    found.map_or_else(String::new, |found| format!("{} bytes of {}.{}", found.len(), found.mtime(), found.mtime_nsec()))
+}
+
 /// Everything that a snapshot depends on, one thing a line; the program by its file, since asking it takes as long as a restore.
-pub(super) fn inputs(class: &ResourceClass, image: &Image, accelerator: Accelerator) -> String {
-    let line = qemu::command(&make::machine(class, image, accelerator, Path::new(MEMORY)));
-    let program = host::program(qemu::PROGRAM).and_then(|path| path.metadata().ok());
-    let program = program.map(|found| format!("{} bytes of {}.{}", found.len(), found.mtime(), found.mtime_nsec()));
+fn inputs(folder: &Path, class: &ResourceClass, image: &Image, accelerator: Accelerator, words: &str) -> String {
+    let line = qemu::command(&make::machine(class, image, accelerator, Path::new(MEMORY), words));
+    let program = host::program(qemu::PROGRAM).map(|path| stamp(&path)).unwrap_or_default();
+    let files = [&image.disk, &image.kernel, &image.initrd].map(|file| stamp(file)).join(", ");
     let processor = match accelerator {
         Accelerator::Tcg => String::new(),
         Accelerator::Kvm => format!("{} on {}", host::processor(), host::kernel_release()),
     };
     let disk = class.disk_gib;
     format!(
-        "form {FORM}\nimage {}\ndisk {disk}\nprogram {}\nprocessor {processor}\n{}\n",
+        "form {FORM} in {}\nimage {} {files}\ndisk {disk}\nprogram {program}\nprocessor {processor}\n{}\n",
+        folder.display(),
         image.manifest.hash,
-        program.unwrap_or_default(),
         line.join("\n")
     )
 }
@@ -102,7 +123,17 @@ impl Snapshots {
     pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
         let folder = data.join("snapshots-of-machines");
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder, failures: Arc::default() })
+        let snapshots = Self { folder: folder.canonicalize()?, failures: Arc::default() };
+        if let Some(_held) = snapshots.try_lock()? {
+            snapshots.tidy()?;
+        }
+        Ok(snapshots)
+    }
+
+    /// Held by who makes one, and by who removes what nobody uses; none: somebody of this host holds it.
+    fn try_lock(&self) -> std::io::Result<Option<File>> {
+        let lock = File::create(self.folder.join("lock"))?;
+        Ok(lock.try_lock().is_ok().then_some(lock))
     }
 
     /// The snapshot of these inputs; none: there is none, or it failed lately.
@@ -144,7 +175,8 @@ impl Snapshots {
         }
     }
 
-    /// Removes what is too many, and what a making that was killed has left; the caller holds the lock. A machine keeps what it has open.
+    /// Removes what is too many or was not used for long, and what a making that was killed has left; the caller holds the lock. A
+    /// machine keeps what it has open.
     fn tidy(&self) -> std::io::Result<()> {
         let mut kept = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
@@ -160,8 +192,12 @@ impl Snapshots {
         }
         kept.sort();
         let many = kept.len().saturating_sub(KEPT);
-        for (_, path) in kept.into_iter().take(many) {
-            remove(&path);
+        // By the clock of the file system.
+        let now = File::create(self.folder.join("tidied"))?.metadata()?.modified()?;
+        for (nth, (used, path)) in kept.into_iter().enumerate() {
+            if nth < many || now.duration_since(used).is_ok_and(|unused| unused > UNUSED) {
+                remove(&path);
+            }
         }
         Ok(())
     }
@@ -179,14 +215,22 @@ fn remove(folder: &Path) {
 
 impl OnHost {
     /// The snapshot that a machine of this class goes on from. Where there is none, one is made aside, for the next.
-    pub(super) fn snapshot_for(&self, class: &ResourceClass, image: &Image, accelerator: Accelerator) -> Option<Snapshot> {
-        if !self.restores() || !image.manifest.waits {
+    /// `words`: of its network, see [`Begin`].
+    pub(super) fn snapshot_for(
+        &self,
+        class: &ResourceClass,
+        image: &Image,
+        accelerator: Accelerator,
+        words: &str,
+    ) -> Option<Snapshot> {
+        if !self.restores() || image.manifest.wait_form < WAIT_FORM {
             return None;
         }
-        let inputs = inputs(class, image, accelerator);
+        let inputs = inputs(&self.snapshots.folder, class, image, accelerator, words);
         let found = self.snapshots.find(&inputs);
         if found.is_none() && !self.snapshots.rests(&key_of(&inputs)) {
-            make::aside(self.snapshots.clone(), class.clone(), image.clone(), accelerator, inputs);
+            let (class, image, words) = (class.clone(), image.clone(), words.to_owned());
+            make::aside(self.snapshots.clone(), Wanted { class, image, accelerator, words, inputs });
         }
         found
     }
@@ -196,8 +240,8 @@ impl OnHost {
 pub(super) fn memory(begin: Begin<'_>, mib: u32) -> Option<String> {
     let (path, share) = match begin {
         Begin::Boot => return None,
-        Begin::Wait { memory } => (memory, "on"),
-        Begin::Restore { memory } => (memory, "off"),
+        Begin::Wait { memory, .. } => (memory, "on"),
+        Begin::Restore { memory, .. } => (memory, "off"),
     };
     Some(format!("memory-backend-file,id=memory,size={mib}M,mem-path={},share={share}", value(path)))
 }

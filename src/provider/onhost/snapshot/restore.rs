@@ -15,11 +15,21 @@ use uuid::Uuid;
 
 /// The machine's port `vm-service`, in its folder.
 pub(in crate::provider::onhost) const DOOR: &str = "door.sock";
-/// Says that a machine went on from a snapshot.
+/// Says that a machine goes on from a snapshot; empty until it is awake.
 pub(in crate::provider::onhost) const RESTORED: &str = "restored";
 const SOCKET: &str = "load.sock";
 /// From QEMU's greeting to the machine's answer.
 const WITHIN: Duration = Duration::from_secs(3);
+
+/// The machine of this folder is to go on from a snapshot.
+pub(in crate::provider::onhost) fn mark(folder: &Path) -> std::io::Result<()> {
+    std::fs::write(folder.join(RESTORED), "")
+}
+
+/// It was to go on from a snapshot, and did not wake up while somebody waited for it.
+pub(in crate::provider::onhost) fn is_half(folder: &Path) -> bool {
+    folder.join(RESTORED).metadata().is_ok_and(|found| found.len() == 0)
+}
 
 /// The machine of this folder, whose QEMU waits for what it is to become.
 pub(in crate::provider::onhost) async fn restore(folder: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
@@ -37,7 +47,7 @@ pub(in crate::provider::onhost) async fn restore(folder: &Path, snapshot: &Snaps
     .context("QEMU does not take the snapshot in time")??;
     while Instant::now() < until {
         if is_awake(folder, until - Instant::now()).await {
-            return Ok(());
+            return tokio::fs::write(folder.join(RESTORED), "awake").await.context("noting that the machine is awake");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

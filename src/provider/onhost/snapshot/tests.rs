@@ -21,7 +21,8 @@ fn keep(snapshots: &Snapshots, inputs: &str) -> Snapshot {
 fn whatever_makes_another_machine_makes_another_snapshot() {
     let class = default_classes()["medium"].clone();
     let image = Image::for_tests();
-    let of = |class: &ResourceClass, image: &Image, accelerator| inputs(class, image, accelerator);
+    let folder = Path::new("/data/snapshots-of-machines");
+    let of = |class: &ResourceClass, image: &Image, accelerator| inputs(folder, class, image, accelerator, "");
     let first = of(&class, &image, Accelerator::Tcg);
     assert_eq!(first, of(&class, &image, Accelerator::Tcg));
     let mut image_2 = image.clone();
@@ -73,19 +74,22 @@ fn after_a_failure_machines_boot_and_one_that_keeps_failing_is_removed() {
 #[test]
 fn the_least_recently_used_go_first_and_what_was_not_finished_goes_too() {
     let (_data, snapshots) = snapshots();
-    let began = std::time::SystemTime::UNIX_EPOCH;
+    let began = snapshots.folder.metadata().unwrap().modified().unwrap() - Duration::from_secs(3600);
     let all: Vec<Snapshot> = (0..KEPT + 2).map(|no| keep(&snapshots, &no.to_string())).collect();
     for (second, kept) in all.iter().enumerate() {
         let file = std::fs::File::options().write(true).open(kept.folder.join(INPUTS)).unwrap();
         file.set_modified(began + Duration::from_secs(second as u64)).unwrap();
     }
     snapshots.note_success(&all[0]);
+    snapshots.note_success(&all[1]);
     let aside = snapshots.folder.join(".making");
     std::fs::create_dir(&aside).unwrap();
     std::fs::write(aside.join(INPUTS), "").unwrap();
     std::fs::create_dir(snapshots.folder.join("broken")).unwrap();
+    let unused = std::fs::File::options().write(true).open(all[3].folder.join(INPUTS)).unwrap();
+    unused.set_modified(began - UNUSED).unwrap();
     snapshots.tidy().unwrap();
     let left: Vec<bool> = all.iter().map(|kept| kept.folder.exists()).collect();
-    assert_eq!(left, (0..KEPT + 2).map(|no| no != 1 && no != 2).collect::<Vec<_>>());
+    assert_eq!(left, (0..KEPT + 2).map(|no| no != 2 && no != 3).collect::<Vec<_>>());
     assert!(!aside.exists() && !snapshots.folder.join("broken").exists());
 }

@@ -2,7 +2,7 @@
 //!
 //! A raw file that comes in was written by us; one that goes out is read by nobody here.
 
-use super::store::{Snapshot, gone, refused};
+use super::store::{Snapshot, refused};
 use super::{disk, freeze, name, plug, told};
 use crate::provider::ProviderError;
 use crate::provider::onhost::{OnHost, process};
@@ -106,8 +106,8 @@ async fn import(on_host: &OnHost, raw: &Path, spec: &SnapshotSpec, size_gib: u32
             refused("IdempotentParameterMismatch: this client token was used with other parameters".to_owned())
         };
     }
-    let aside = store.data().join(format!("import-{id}.qcow2"));
-    gone(std::fs::remove_file(&aside))?;
+    // Gone with whoever gives up.
+    let aside = tempfile::Builder::new().prefix("import-").suffix(".qcow2").tempfile_in(store.data())?.into_temp_path();
     disk::convert(raw, "raw", &aside, "qcow2").await?;
     let snapshot = Snapshot { provider_id: id.clone(), tags: spec.tags.clone(), volume: String::new(), size_gib, parent: None };
     let _held = store.lock().await?;

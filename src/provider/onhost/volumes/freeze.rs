@@ -105,8 +105,16 @@ pub(super) async fn finish(store: &Store, volume: &Volume) -> anyhow::Result<()>
 async fn flatten(store: Store, _lock: File, volume: Volume, snapshot: Snapshot) -> anyhow::Result<()> {
     let flat = store.of_volume(&volume.provider_id, FLAT);
     gone(std::fs::remove_file(&flat))?;
-    disk::flatten(&store.disk(&volume.provider_id), &flat).await?;
-    let _held = store.lock().await?;
-    store.place_snapshot(&snapshot, |place| std::fs::rename(&flat, place))?;
+    let placed = async {
+        disk::flatten(&store.disk(&volume.provider_id), &flat).await?;
+        let held = store.lock().await?;
+        store.place_snapshot(&snapshot, |place| std::fs::rename(&flat, place)).map(|()| held)
+    };
+    let placed = placed.await;
+    if placed.is_err() {
+        // It may be as large as the whole cache.
+        gone(std::fs::remove_file(&flat))?;
+    }
+    let _held = placed?;
     thaw(&store, &volume, &snapshot.provider_id).await
 }

@@ -212,7 +212,7 @@ impl Store {
     }
 
     fn remove(&self, parent: &Path, id: &str, record: &str) -> anyhow::Result<()> {
-        write_whole(&self.folders.spent(id), &std::fs::read(parent.join(id).join(record))?)?;
+        self.folders.keep_spent(id, &parent.join(id).join(record))?;
         let trash = parent.join(format!("{TRASH}{id}"));
         std::fs::rename(parent.join(id), &trash)?;
         gone(std::fs::remove_dir_all(&trash))?;
