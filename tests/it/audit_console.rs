@@ -98,7 +98,9 @@ async fn each_change_of_a_page_is_told_once(pool: PgPool) {
     api.put(CI, &task_path(1), &machine()).await;
     let browser = Browser::new(&api, OPERATOR).await;
     let before = log(&api).await.len();
-    let changes: [(String, &str, (&str, &str), &[(&str, &str)]); 4] = [
+    // The form's path and fields, and what is told of it.
+    type Change<'a> = (String, &'a str, (&'a str, &'a str), &'a [(&'a str, &'a str)]);
+    let changes: [Change<'_>; 4] = [
         (format!("/console/tasks/{task}/release"), "task.cancel", ("task", &task), &[]),
         (format!("/console/vms/{vm}/hold"), "vm.hold", ("vm", &vm), &[("reason", "look"), ("hours", "2")]),
         (format!("/console/vms/{vm}/let-go"), "vm.unhold", ("vm", &vm), &[]),

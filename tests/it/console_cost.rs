@@ -138,7 +138,7 @@ async fn a_viewer_costs_little_of_a_core(pool: PgPool) {
     let overviews = vec!["/console".to_owned(); VIEWERS];
     for (name, pages) in [("one_page", overviews), ("pages_of_their_own", pages_of_their_own())] {
         let with = period(&api, &pool, &mut jobs, &at, &pages).await;
-        let each = |cost: f64| cost / PERIOD.as_secs_f64() / pages.len() as f64 * 100.0;
+        let each = |cost: f64| cost / PERIOD.as_secs_f64() / f64::from(u32::try_from(pages.len()).unwrap()) * 100.0;
         println!("figure live_{name}_per_viewer {:.2} %", each(with.0 - alone.0));
         println!("figure live_{name}_per_viewer_in_postgres {:.2} %", each(with.1 - alone.1));
     }

@@ -182,7 +182,7 @@ async fn every_page_is_fast_over_the_rows_of_a_busy_day(pool: PgPool) {
         times.sort();
         let p95 = times[TIMES * 95 / 100];
         println!("figure page_{name}_p95 {:.1} ms", p95.as_secs_f64() * 1000.0);
-        println!("figure page_{name}_size {:.1} KiB", bytes as f64 / 1024.0);
+        println!("figure page_{name}_size {:.1} KiB", f64::from(u32::try_from(bytes).unwrap()) / 1024.0);
         if bytes > BYTES_MAX {
             large.push(name);
         }
