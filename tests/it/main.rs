@@ -42,6 +42,8 @@ mod ec2_outbound;
 #[cfg(feature = "ec2")]
 mod ec2_scenes;
 #[cfg(feature = "ec2")]
+mod ec2_settings;
+#[cfg(feature = "ec2")]
 mod ec2_wire;
 mod explain;
 mod gc_scenes;
@@ -64,6 +66,7 @@ mod pool;
 mod rebuild;
 mod relaunch;
 mod reserve;
+mod roles;
 mod schemathesis;
 mod service;
 mod settings_browser;

@@ -103,7 +103,8 @@ pub(super) async fn probe(accelerator: Accelerator, image: &Image, deadline: Dur
     let last =
         errors.lines().last().map(str::to_owned).or_else(|| String::from_utf8_lossy(&said).lines().last().map(str::to_owned));
     let what = if silent { format!("no word from it within {deadline:?}") } else { "QEMU ended before".to_owned() };
-    anyhow::bail!("{what}; its last line: {}", last.unwrap_or_default());
+    let last: String = last.unwrap_or_default().chars().filter(|letter| !letter.is_control()).collect();
+    anyhow::bail!("{what}; its last line: {last}");
 }
 
 /// True when the word came, false when the output ended.
