@@ -73,6 +73,7 @@ mod settings_browser;
 mod settings_catalogue;
 mod settings_checks;
 mod settings_page;
+mod settings_vms;
 mod sim_rules;
 mod simulation;
 mod ssh_hostile;
