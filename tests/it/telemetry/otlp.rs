@@ -118,7 +118,8 @@ fn a_collector_that_is_not_there_slows_and_stops_nothing() {
     // One refuses the connection; one takes it and never answers.
     for (endpoint, name) in [(away, "otlp-away"), (format!("http://{}", silent.local_addr().unwrap()), "otlp-silent")] {
         let (mut service, _, slowest) = used(&endpoint, name);
-        assert!(slowest < Duration::from_secs(1), "{name}: {slowest:?}");
+        // Who waited for a batch would wait five seconds.
+        assert!(slowest < Duration::from_secs(3), "{name}: {slowest:?}");
         let deadline = Instant::now() + Duration::from_secs(30);
         let told = |service: &Service| service.log().matches("spans are not sent until the collector takes them").count();
         while told(&service) == 0 {
