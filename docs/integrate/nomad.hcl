@@ -41,6 +41,8 @@ job "ci-job" {
         data        = "VM_SERVICE_TOKEN={{ with nomadVar \"nomad/jobs/ci-job\" }}{{ .token }}{{ end }}"
         destination = "secrets/token.env"
         env         = true
+        # A new token is for later dispatches: by default Nomad would begin the running ones again.
+        change_mode = "noop"
       }
 
       env {

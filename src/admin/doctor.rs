@@ -18,7 +18,7 @@ pub async fn look(
     let mut findings = vec![configuration(mistakes), postgres(external).await, settings, docker_client()];
     match provider {
         Ok((provider, registered)) => findings.extend(provider.check(&registered).await),
-        Err(error) => findings.push(Finding { ok: false, what: "VMs".to_owned(), detail: format!("{error:#}") }),
+        Err(error) => findings.push(Finding::new(false, "VMs", format!("{error:#}"))),
     }
     findings
 }
@@ -34,18 +34,23 @@ pub fn print(findings: &[Finding], json: bool, out: &mut impl Write) -> anyhow::
         return Ok(());
     }
     for finding in findings {
-        writeln!(out, "{}  {}: {}", if finding.ok { "ok     " } else { "MISSING" }, finding.what, finding.detail)?;
+        let word = match finding {
+            Finding { ok: true, .. } => "ok     ",
+            Finding { throttled: true, .. } => "UNKNOWN",
+            _ => "MISSING",
+        };
+        writeln!(out, "{word}  {}: {}", finding.what, finding.detail)?;
     }
     Ok(())
 }
 
 fn configuration(mistakes: Option<&ConfigError>) -> Finding {
     let detail = mistakes.map_or_else(|| "read".to_owned(), ToString::to_string);
-    Finding { ok: mistakes.is_none(), what: "configuration".to_owned(), detail }
+    Finding::new(mistakes.is_none(), "configuration", detail)
 }
 
 async fn postgres(external: Option<&Server>) -> Finding {
-    let what = "Postgres".to_owned();
+    const WHAT: &str = "Postgres";
     let Some(server) = external else {
         let installed = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some());
         let detail = if installed {
@@ -53,11 +58,11 @@ async fn postgres(external: Option<&Server>) -> Finding {
         } else {
             "not installed: `apt-get install postgresql`, or set POSTGRES_HOST"
         };
-        return Finding { ok: installed, what, detail: detail.to_owned() };
+        return Finding::new(installed, WHAT, detail);
     };
     match Db::lazily(server.options(), 1).check_schema().await {
-        Ok(()) => Finding { ok: true, what, detail: "external; answers, and its schema fits".to_owned() },
-        Err(error) => Finding { ok: false, what, detail: format!("external; {error}") },
+        Ok(()) => Finding::new(true, WHAT, "external; answers, and its schema fits"),
+        Err(error) => Finding::new(false, WHAT, format!("external; {error}")),
     }
 }
 
@@ -67,5 +72,5 @@ fn docker_client() -> Finding {
         Ok(done) if done.status.success() => (true, String::from_utf8_lossy(&done.stdout).trim().to_owned()),
         _ => (false, "not found; only `vm-service run --executor remote_docker` needs it: `apt-get install docker.io`".to_owned()),
     };
-    Finding { ok, what: "Docker client".to_owned(), detail }
+    Finding::new(ok, "Docker client", detail)
 }

@@ -57,8 +57,7 @@ impl InForce {
             Err(error) => (true, format!("the saved ones are not looked at: {error}; {source} are"), None, None),
         };
         let settings = saved.or(seed).unwrap_or_default();
-        let finding =
-            Finding { ok, what: "settings".to_owned(), detail: format!("{detail}; VMs come from {}", word(settings.provider)) };
+        let finding = Finding::new(ok, "settings", format!("{detail}; VMs come from {}", word(settings.provider)));
         Self { settings, installation: configured.or(known), finding }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Reads: arguments, `config`. Calls: everything. Not here: what any of it does.
 
+mod alone;
 mod cache;
 mod clouds;
 mod embedded;
@@ -13,7 +14,7 @@ mod up;
 
 use crate::config::{Config, ConfigError, Sources};
 use crate::db::connect::Server;
-use crate::telemetry::logs::{self, Format, LogConfig, Logging};
+use crate::telemetry::logs::{self, Logging};
 use crate::{admin, cli, config, loops};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -182,7 +183,9 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let read = |role: &str| -> Result<Config, ConfigError> { Config::read(&Sources::of_process(&arguments.config, role)) };
+    let sources = |role: &str| Sources::of_process(&arguments.config, role);
+    let read = |role: &str| -> Result<Config, ConfigError> { Config::read(&sources(role)) };
+    let log = |role: &str| -> Result<Logging, ConfigError> { Ok(logs::start(&config::read_log(&sources(role))?)) };
     match arguments.command {
         Command::Client(command) => {
             let defaults = cli::Defaults { operator_token: Some(up::default_token_file()) };
@@ -194,32 +197,32 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "ec2")]
         Command::IamPolicy(arguments) => look::iam_policy(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
         Command::Cache(command) => {
-            let _logging = log();
+            let _logging = log("vm-service")?;
             cache::run(command, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Up(up) => {
-            let _logging = log();
+            let _logging = log("vm-service")?;
             up::up(up, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Serve(serve) => {
-            let _logging = log();
+            let _logging = log("vm-service")?;
             service::serve(serve, read("vm-service")).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Scaler(role) => {
-            let _logging = log();
-            service::role(&role, &read("vm-scaler")?, loops::scaler_loops).await.map(|()| ExitCode::SUCCESS)
+            let _logging = log("vm-scaler")?;
+            alone::role(&role, &read("vm-scaler")?, loops::scaler_loops).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Gc(gc) => {
-            let _logging = log();
+            let _logging = log("vm-gc")?;
             let config = read("vm-gc")?;
             match gc.dry_run {
-                true => service::gc_dry_run(&gc.alone.role, &config, gc.json).await,
-                false => service::role(&gc.alone, &config, |world| service::gc_loops(world, &config)).await,
+                true => alone::gc_dry_run(&gc.alone.role, &config, gc.json).await,
+                false => alone::role(&gc.alone, &config, |world| alone::gc_loops(world, &config)).await,
             }
             .map(|()| ExitCode::SUCCESS)
         }
         Command::Migrate => {
-            let _logging = log();
+            let _logging = log("vm-service-db-migrator")?;
             let server = external(&read("vm-service-db-migrator")?)?;
             admin::migrate::migrate(&server).await.map(|()| ExitCode::SUCCESS)
         }
@@ -249,11 +252,6 @@ fn server(config: &Config) -> Option<Server> {
 fn external(config: &Config) -> anyhow::Result<Server> {
     server(config)
         .context("no Postgres is configured: set POSTGRES_HOST and POSTGRES_PASSWORD, or use `vm-service up` with its own")
-}
-
-fn log() -> Logging {
-    let format = if config::log_is_json() { Format::Json } else { Format::Text };
-    logs::start(&LogConfig { filter: config::log_filter(), format, otlp: config::otlp_endpoint() })
 }
 
 /// One sentence for a person, and a failure for programs.

@@ -1,6 +1,6 @@
 //! Puts a role together: the world, its loops, the API; runs it until it is told to stop, and stops it cleanly. VMs live on.
 
-use super::{AloneArguments, ListenArguments, RoleArguments, ServeArguments, clouds, external};
+use super::{ListenArguments, RoleArguments, ServeArguments, clouds, external};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config, ConfigError};
 use crate::db::connect::{SchemaError, Server};
@@ -24,7 +24,7 @@ use crate::provider::onhost::{OnHost, OnHostConfig};
 use crate::seal::Sealer;
 use crate::telemetry::recorder;
 use crate::telemetry::statsd::Relay;
-use crate::{admin, http, loops};
+use crate::{http, loops};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -157,7 +157,8 @@ fn statsd_of(settings: watch::Receiver<Versioned>) -> impl Fn() -> Option<String
     move || settings.borrow().settings.statsd.as_deref().map(statsd::address)
 }
 
-fn world(parts: Parts, clock: Arc<ServiceClock>, settings: watch::Receiver<Versioned>) -> World {
+/// What its loops touch.
+pub(super) fn world(parts: Parts, clock: Arc<ServiceClock>, settings: watch::Receiver<Versioned>) -> World {
     World {
         db: parts.db,
         providers: parts.providers,
@@ -213,54 +214,8 @@ async fn while_answering(
     service
 }
 
-/// `vm-service scaler` and `vm-service gc`: a role without an API.
-pub(super) async fn role(
-    arguments: &AloneArguments,
-    config: &Config,
-    loops: impl FnOnce(&World) -> Vec<Arc<dyn Loop>>,
-) -> anyhow::Result<()> {
-    let told = on_signal();
-    let Some(service) = told.run_until_cancelled(start(&arguments.role, config)).await else { return Ok(()) };
-    let service = service?;
-    let loops = loops(&service.world);
-    let Some(address) = arguments.metrics_listen else { return service.run(loops, None, told).await };
-    // Whoever names an address beyond this host has said so; nothing secret is told there, and nothing is changed.
-    let config = HttpConfig { behind_tls_proxy: true, ..HttpConfig::new(address) };
-    let metrics = http::serve::serve_router(http::serve::bind(&config).await?, http::metrics_router(), told.clone());
-    let (ran, served) = tokio::join!(service.run(loops, None, told), metrics);
-    ran.and(served.context("serving metrics"))
-}
-
-/// The loops of `gc`, and the one that writes the audit log where the configuration says.
-pub(super) fn gc_loops(world: &World, config: &Config) -> Vec<Arc<dyn Loop>> {
-    let mut loops = loops::gc_loops(world);
-    if let Some(folder) = config.audit_folder.clone() {
-        loops.push(Arc::new(loops::audit::Files { world: world.clone(), folder, host: config.host.clone() }));
-    }
-    loops
-}
-
-/// `vm-service gc --dry-run`.
-pub(super) async fn gc_dry_run(arguments: &RoleArguments, config: &Config, json: bool) -> anyhow::Result<()> {
-    let parts = match external(config) {
-        Ok(_) => parts(arguments, config).await?,
-        Err(_) => {
-            let default = || config::default_data_folder(super::service_user::is_root());
-            super::up::look_at(&arguments.data.clone().unwrap_or_else(default), config).await?
-        }
-    };
-    let clock = Arc::new(ServiceClock::new());
-    measure(&parts.db, &clock).await?;
-    // No sign of life is given, and no limit is touched: the settings in force are only read.
-    let newest = parts.db.find_settings().await?.unwrap_or(Versioned { version: 0, settings: parts.seed.clone() });
-    let (_keep, settings) = watch::channel(newest);
-    let world = world(parts, clock.clone(), settings);
-    let findings = admin::dry_run::look(&world, clock.now()).await?;
-    admin::dry_run::print(&findings, json, &mut std::io::stdout().lock())
-}
-
 /// The service, once its database answers; one that goes away in the middle of this is waited for again.
-async fn start(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Service> {
+pub(super) async fn start(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Service> {
     loop {
         let started = async { Service::new(parts(arguments, config).await?).await }.await;
         match started {
@@ -273,7 +228,8 @@ async fn start(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Ser
     }
 }
 
-async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {
+/// What a service is made of, once its schema is there.
+pub(super) async fn parts(arguments: &RoleArguments, config: &Config) -> anyhow::Result<Parts> {
     let server = external(config)?;
     let sealer = Arc::new(sealer(&config.sealing_keys)?);
     let db = Db::lazily(server.options(), POOL);
@@ -352,7 +308,8 @@ async fn wait_for_schema(db: &Db) -> anyhow::Result<()> {
     }
 }
 
-async fn measure(db: &Db, clock: &ServiceClock) -> anyhow::Result<()> {
+/// Takes over what Postgres says the time is.
+pub(super) async fn measure(db: &Db, clock: &ServiceClock) -> anyhow::Result<()> {
     let (time, half) = db.server_time().await?;
     clock.measured(time, Instant::now().checked_sub(half).unwrap_or_else(Instant::now));
     Ok(())

@@ -4,7 +4,7 @@
 
 use super::embedded::{Embedded, private_folder, write_private};
 use super::service::{self, Parts, Service};
-use super::{ListenArguments, server, service_user};
+use super::{ListenArguments, alone, server, service_user};
 use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config};
 use crate::db::Db;
@@ -101,7 +101,7 @@ async fn run(
     tracing::info!(api = %url, console = %format!("{url}/console"), document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = service.serve_loops();
     all.extend(loops::scaler_loops(&service.world));
-    all.extend(service::gc_loops(&service.world, config));
+    all.extend(alone::gc_loops(&service.world, config));
     service.run(all, Some(listener), told).await
 }
 

@@ -11,6 +11,7 @@ use crate::domain::ids::InstallationId;
 use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
+use crate::telemetry::logs::{Format, LogConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -179,22 +180,22 @@ pub fn default_images(is_root: bool) -> PathBuf {
     std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from).join("vm-service/images/current")
 }
 
-/// The filter of the log, in the words of `RUST_LOG`.
-#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
-pub fn log_filter() -> String {
-    std::env::var("RUST_LOG").unwrap_or_else(|_| "info,sqlx=warn,tower_http=warn,russh=warn,tokio_cron_scheduler=warn".to_owned())
-}
-
-/// Whether the log is JSON: `VM_SERVICE_LOG_FORMAT` is `json`. Anything else is text.
-#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
-pub fn log_is_json() -> bool {
-    std::env::var("VM_SERVICE_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"))
-}
-
-/// Where spans go: `OTEL_EXPORTER_OTLP_ENDPOINT`.
-#[allow(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
-pub fn otlp_endpoint() -> Option<String> {
-    std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.trim().is_empty())
+/// The log's part of the configuration, which is read before the rest: what is wrong there is told by [`Config::read`].
+///
+/// # Errors
+/// The format is none.
+pub fn read_log(sources: &Sources) -> Result<LogConfig, ConfigError> {
+    let values = sources.read(&mut Vec::new());
+    let word = |name: &str| values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let format = match word("VM_SERVICE_LOG_FORMAT").map(str::to_lowercase).as_deref() {
+        None | Some("text") => Format::Text,
+        Some("json") => Format::Json,
+        Some(other) => {
+            return Err(ConfigError(vec![format!("VM_SERVICE_LOG_FORMAT is \"{}\": give json or text.", other.escape_debug())]));
+        }
+    };
+    let filter = word("RUST_LOG").unwrap_or("info,sqlx=warn,tower_http=warn,russh=warn,tokio_cron_scheduler=warn").to_owned();
+    Ok(LogConfig { filter, format, otlp: word("OTEL_EXPORTER_OTLP_ENDPOINT").map(str::to_owned) })
 }
 
 fn host_name() -> String {
@@ -249,6 +250,19 @@ mod tests {
         assert_eq!(outbound.http_proxy.as_deref(), Some("http://u:p@proxy.example:3128"));
         assert_eq!(outbound.https_proxy.as_deref(), Some("http://proxy.example:3129"));
         assert_eq!(outbound.no_proxy.as_deref(), Some("10.0.0.0/8"));
+    }
+
+    #[test]
+    fn the_log_is_configured_like_the_rest_and_knows_two_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("vm-service")).unwrap();
+        std::fs::write(folder.path().join("vm-service/customizations"), "export VM_SERVICE_LOG_FORMAT=\"JSON\"\n").unwrap();
+        let read = |environment: &[(&str, &str)]| read_log(&sources(folder.path(), environment));
+        let log = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", " http://127.0.0.1:4318 ")]).unwrap();
+        assert_eq!((log.format, log.otlp.as_deref()), (Format::Json, Some("http://127.0.0.1:4318")));
+        assert_eq!(read(&[("VM_SERVICE_LOG_FORMAT", "text")]).unwrap().format, Format::Text);
+        let refused = read(&[("VM_SERVICE_LOG_FORMAT", "yaml\n")]).unwrap_err();
+        assert_eq!(refused.0, ["VM_SERVICE_LOG_FORMAT is \"yaml\": give json or text."]);
     }
 
     #[test]

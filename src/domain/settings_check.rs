@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub enum Severity {
     /// Nothing is wrong.
     Fine,
-    /// It works, and has a consequence that one should know.
+    /// It works, and has a consequence that one should know; or it could not be looked at now.
     Warning,
     /// It would not work.
     Problem,

@@ -3,10 +3,12 @@
 //! What is done is written by the verb of `db` that does it, in its transaction; for that this module says who is *behind* the request.
 //! What has no transaction is written afterwards: a change that was refused or had no effect, a look that was forbidden (403), and a
 //! token that nobody has (401). Those are *limited*: nobody fills the disk with them, and how many were left out is told with the next.
+//! A request that found the database away has changed nothing, and nobody was refused anything: nothing is kept of it.
 //!
 //! Writes: `db` (audit). Runs: around every request that [`super::auth`] lets in or turns away. Not here: the log itself (`audit_log`).
 
 use super::envelope::REQUEST_ID;
+use super::problem;
 use super::state::AppState;
 use crate::db::audit::Behind;
 use crate::domain::access::Caller;
@@ -105,6 +107,9 @@ pub(super) async fn act(state: &AppState, caller: &Caller, token: Option<TokenId
     let deed = Deed::of(&parts);
     let behind = behind(caller, token, &parts);
     let response = Arc::clone(&behind).run(next.run(Request::from_parts(parts, body))).await;
+    if problem::is_unavailable(&response) {
+        return response;
+    }
     let status = response.extensions().get::<Instead>().map_or(response.status(), |instead| instead.0);
     let told = match (deed.is_change, token) {
         (true, Some(_)) => status.is_success() && behind.is_noted(),

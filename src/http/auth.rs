@@ -6,7 +6,7 @@
 //! (`audit`).
 
 use super::audit;
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::state::AppState;
 use crate::domain::access::{Caller, Role};
 use crate::domain::ids::TokenId;
@@ -40,8 +40,8 @@ pub(super) async fn demand_token(State(state): State<AppState>, mut request: Req
         }
         Err(problem) => {
             let response = problem.into_response();
-            // Who shows no token at all has tried nothing.
-            if request.headers().contains_key(AUTHORIZATION) {
+            // Who shows no token at all has tried nothing, and while the database is away nobody is turned away.
+            if request.headers().contains_key(AUTHORIZATION) && !problem::is_unavailable(&response) {
                 audit::turned_away(&state, &request.into_parts().0, response.status()).await;
             }
             response

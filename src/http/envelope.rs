@@ -44,6 +44,7 @@ pub(super) async fn wrap(State(longest): State<Duration>, request: Request, next
     let answer = tokio::time::timeout(longest, next.run(request)).instrument(span.clone()).await;
     let response = answer.unwrap_or_else(|_| Problem::TookTooLong.into_response());
     let _entered = span.enter();
+    let refused = problem::is_refusing(&response);
     let mut response = problem::render(response, &id);
     // Answers are about one moment, and some hold keys: no cache keeps any, unless a handler knows better.
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -51,7 +52,7 @@ pub(super) async fn wrap(State(longest): State<Duration>, request: Request, next
     let (status, took) = (response.status().as_u16(), started.elapsed());
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%method, route, status, ms, "answered");
-    count(&method, route, status, took);
+    count(&method, route, status, refused, took);
     response
 }
 
@@ -79,11 +80,13 @@ fn named(route: &str, path: &str) -> Named {
     named
 }
 
-fn count(method: &Method, route: String, status: u16, took: Duration) {
+/// `refused`: by the settings, which is no error of the server.
+fn count(method: &Method, route: String, status: u16, refused: bool, took: Duration) {
     // What callers make up is no label.
     let known = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"];
     let method = known.into_iter().find(|known| method == known).unwrap_or("other");
     let class = match status {
+        _ if refused => "refused",
         500.. => "5xx",
         400.. => "4xx",
         300.. => "3xx",

@@ -8,6 +8,7 @@ use super::extract::{Json, Path, Query, plain};
 use super::paging;
 use super::problem::Problem;
 use super::state::AppState;
+use super::waiting::until_settled;
 use crate::db::DbError;
 use crate::db::image_orders::{ImageOrder, OrderAnswer};
 use crate::db::images::ImageFilter;
@@ -22,8 +23,6 @@ use axum::extract::{DefaultBodyLimit, OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,10 +30,8 @@ use uuid::Uuid;
 
 /// Packer's manifest keeps every build that it ever made.
 const BODY_MAX: usize = 1 << 20;
-/// For the look at the provider; less than a client waits.
-const LOOK_WITHIN: Duration = Duration::from_secs(12);
-/// Look again after this long without a wake-up.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// For the look at the provider, seconds; less than a client waits.
+const LOOK_WITHIN: u64 = 12;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -111,7 +108,12 @@ async fn register_images(
     let id = ImageOrderId(Uuid::new_v4());
     let (share, created_at) = (request.share, state.clock.now());
     state.db.insert_image_order(&ImageOrder { id, principal: caller.principal, wanted, share, created_at }).await?;
-    match answered(&state, id).await? {
+    let answer = until_settled(&state, LOOK_WITHIN, || async {
+        let answer = state.db.find_image_answer(id).await?;
+        let settled = answer.is_some();
+        Ok((answer, settled))
+    });
+    match answer.await? {
         None => Err(Problem::TookTooLong),
         Some(OrderAnswer::Refused(sentence)) => Err(Problem::Impossible(sentence, Vec::new())),
         Some(OrderAnswer::Done { images, fresh }) => {
@@ -236,23 +238,4 @@ pub(super) async fn find(state: &AppState, id: ImageId) -> Result<ImageView, Pro
     let filter = ImageFilter { ids: Some(vec![id]), limit: 1, ..ImageFilter::default() };
     let image = state.db.list_image_views(&filter).await?.into_iter().next();
     image.ok_or_else(|| Problem::NotFound(format!("There is no image {id}: check the id.")))
-}
-
-/// What came of the wish, holding no database connection while it waits.
-async fn answered(state: &AppState, order: ImageOrderId) -> Result<Option<OrderAnswer>, Problem> {
-    let end = Instant::now() + LOOK_WITHIN;
-    let mut wake = state.db.wake.subscribe();
-    loop {
-        wake.mark_unchanged();
-        let looked = Instant::now();
-        let answer = state.db.find_image_answer(order).await?;
-        if answer.is_some() || Instant::now() >= end || state.stop.is_cancelled() {
-            return Ok(answer);
-        }
-        tokio::select! {
-            () = state.stop.cancelled() => {}
-            () = sleep_until(end.min(looked + LOOK_AGAIN)) => {}
-            _ = wake.changed() => sleep_until(end.min(looked + Duration::from_millis(20))).await,
-        }
-    }
 }

@@ -166,6 +166,16 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Whether an answer refuses a new task because the settings say so. Ask before [`render`].
+pub(super) fn is_refusing(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Problem::Refusing))
+}
+
+/// Whether an answer says that the database is away: nothing was done, and nothing can be written. Ask before [`render`].
+pub(super) fn is_unavailable(response: &Response) -> bool {
+    matches!(response.extensions().get(), Some(Problem::Unavailable(_)))
+}
+
 /// An answer that has its form already: a page of the console.
 #[derive(Clone)]
 struct Shown;

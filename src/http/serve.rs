@@ -32,6 +32,8 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 pub struct HttpConfig {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The option that said so.
+    pub option: &'static str,
     /// Files of certificate chain and key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// A proxy in front does TLS.
@@ -53,6 +55,7 @@ impl HttpConfig {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            option: "--listen",
             tls: None,
             behind_tls_proxy: false,
             header_timeout: Duration::from_secs(10),
@@ -73,14 +76,14 @@ pub enum BindError {
     )]
     NotEncrypted(SocketAddr),
     /// Somebody else has the port.
-    #[error("{0} is in use: stop the program that has it, or choose another port with --listen")]
-    InUse(SocketAddr),
+    #[error("{0} is in use: stop the program that has it, or choose another port with {1}")]
+    InUse(SocketAddr, &'static str),
     /// Not an address of this host.
-    #[error("{0} is not an address of this host: choose one of its own, or 0.0.0.0, with --listen")]
-    NotOurs(SocketAddr),
+    #[error("{0} is not an address of this host: choose one of its own, or 0.0.0.0, with {1}")]
+    NotOurs(SocketAddr, &'static str),
     /// A port below 1024.
-    #[error("this user may not listen on port {port}: choose a port from 1024 on with --listen", port = .0.port())]
-    Privileged(SocketAddr),
+    #[error("this user may not listen on port {port}: choose a port from 1024 on with {1}", port = .0.port())]
+    Privileged(SocketAddr, &'static str),
     /// Certificate or key.
     #[error("{0}")]
     Certificate(String),
@@ -111,9 +114,9 @@ pub async fn bind(config: &HttpConfig) -> Result<Listener, BindError> {
     let certificate =
         config.tls.as_ref().map(|(cert, key)| Certificate::read(cert, key)).transpose().map_err(BindError::Certificate)?;
     let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse(at),
-        io::ErrorKind::AddrNotAvailable => BindError::NotOurs(at),
-        io::ErrorKind::PermissionDenied => BindError::Privileged(at),
+        io::ErrorKind::AddrInUse => BindError::InUse(at, config.option),
+        io::ErrorKind::AddrNotAvailable => BindError::NotOurs(at, config.option),
+        io::ErrorKind::PermissionDenied => BindError::Privileged(at, config.option),
         _ => BindError::Other(at, error),
     };
     let socket = tokio::net::TcpListener::bind(at).await.and_then(tokio::net::TcpListener::into_std).map_err(refused)?;

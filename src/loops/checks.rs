@@ -22,6 +22,8 @@ use std::time::Duration;
 const OTHERS_FIRST: TimeDelta = TimeDelta::seconds(5);
 /// Between two tries of a process that has it not.
 const AGAIN: TimeDelta = TimeDelta::seconds(1);
+/// From a look that the provider throttled to the next one: it doubles with each, up to this.
+const LONGEST_REST: TimeDelta = TimeDelta::seconds(16);
 /// Left of a check's time for what follows the provider's answer.
 const FOR_THE_REST: TimeDelta = TimeDelta::seconds(5);
 
@@ -82,11 +84,24 @@ async fn carry_out(world: &World, open: &Open, check: &LeasedCheck) -> anyhow::R
         Some(provider) => world.db.list_registered((provider.name(), provider.place())).await?,
         None => Vec::new(),
     };
-    let mut findings = ask(&asked, &check.proposed, &registered, patience).await;
+    let seen = ask(&asked, &check.proposed, &registered, patience).await;
+    if seen.iter().any(|finding| finding.throttled)
+        && let Some(again_at) = after_a_rest(check, world.clock.now())
+    {
+        return Ok(world.db.release_settings_check(check, again_at).await?);
+    }
+    let mut findings: Vec<CheckFinding> = seen.into_iter().map(weigh).collect();
     let (effect, consequences) = consequences(world, &check.proposed, provider).await?;
     findings.extend(consequences);
     let result = CheckResult { findings, effect };
     world.db.finish_settings_check(check, &result, world.clock.now()).await.context("writing what a check came to")
+}
+
+/// When a throttled provider is asked again; none: there is no time for it before the deadline. A lease's number says which look it was.
+fn after_a_rest(check: &LeasedCheck, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let rest = TimeDelta::seconds(1 << check.lease.clamp(1, 8)).min(LONGEST_REST);
+    let again_at = now + rest;
+    (again_at + FOR_THE_REST * 2 <= check.deadline_at).then_some(again_at)
 }
 
 fn find(world: &World, open: &Open, proposed: &Settings) -> Asked {
@@ -105,8 +120,8 @@ fn find(world: &World, open: &Open, proposed: &Settings) -> Asked {
     }
 }
 
-async fn ask(asked: &Asked, proposed: &Settings, registered: &[Registered], patience: Duration) -> Vec<CheckFinding> {
-    let problem = |detail: String| vec![CheckFinding { severity: Severity::Problem, what: "VM provider".to_owned(), detail }];
+async fn ask(asked: &Asked, proposed: &Settings, registered: &[Registered], patience: Duration) -> Vec<Finding> {
+    let problem = |detail: &str| vec![Finding::new(false, "VM provider", detail)];
     let looks = async {
         match asked {
             Asked::Trial(provider) => provider.check(registered).await,
@@ -115,15 +130,19 @@ async fn ask(asked: &Asked, proposed: &Settings, registered: &[Registered], pati
         }
     };
     match (asked, tokio::time::timeout(patience, looks).await) {
-        (Asked::Missing(sentence), _) => problem((*sentence).to_owned()),
-        (_, Ok(findings)) => findings.into_iter().map(weigh).collect(),
-        (_, Err(_)) => problem(format!("It did not answer within {} s: check again.", patience.as_secs())),
+        (Asked::Missing(sentence), _) => problem(sentence),
+        (_, Ok(findings)) => findings,
+        (_, Err(_)) => problem(&format!("It did not answer within {} s: check again.", patience.as_secs())),
     }
 }
 
 fn weigh(finding: Finding) -> CheckFinding {
-    let severity = if finding.ok { Severity::Fine } else { Severity::Problem };
-    CheckFinding { severity, what: finding.what, detail: finding.detail }
+    let (severity, detail) = match finding {
+        Finding { ok: true, detail, .. } => (Severity::Fine, detail),
+        Finding { throttled: true, detail, .. } => (Severity::Warning, format!("not checked: {detail}")),
+        Finding { detail, .. } => (Severity::Problem, detail),
+    };
+    CheckFinding { severity, what: finding.what, detail }
 }
 
 async fn consequences(

@@ -159,6 +159,20 @@ pub struct Finding {
     pub what: String,
     /// What was seen, and when wrong, what to change.
     pub detail: String,
+    /// It was not seen, because the provider was asked too fast: another look may. It is not `ok` then.
+    pub throttled: bool,
+}
+
+impl Finding {
+    /// What was seen.
+    pub fn new(ok: bool, what: &str, detail: impl Into<String>) -> Self {
+        Self { ok, what: what.to_owned(), detail: detail.into(), throttled: false }
+    }
+
+    /// Nothing was seen.
+    pub fn failed(what: &str, error: &ProviderError) -> Self {
+        Self { throttled: matches!(error, ProviderError::Throttled), ..Self::new(false, what, error.to_string()) }
+    }
 }
 
 /// Named by what the caller does next.

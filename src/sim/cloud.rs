@@ -154,8 +154,8 @@ impl Provider for Sim {
     /// A dry run of a launch.
     async fn check(&self, _registered: &[Registered]) -> Vec<Finding> {
         let answer = self.through(&ops::CHECK, |world| world.call(&ops::CHECK, 1, String::new, World::dry_run)).await;
-        let (ok, detail) = answer.map_or_else(|error| (false, error.to_string()), |()| (true, "allowed".to_owned()));
-        vec![Finding { ok, what: "trial launch".to_owned(), detail }]
+        const WHAT: &str = "trial launch";
+        vec![answer.map_or_else(|error| Finding::failed(WHAT, &error), |()| Finding::new(true, WHAT, "allowed"))]
     }
 }
 

@@ -89,7 +89,7 @@ catalogue! {
     LOOP_FAILURES "vm_service_loop_failures_total" Kind::Counter, Count ["loop"] "Passes of a loop that failed.";
     ACT "vm_service_act_seconds" Kind::Histogram(STARTS), Seconds ["loop"] "How long the acts took that a loop started.";
     ACT_FAILURES "vm_service_act_failures_total" Kind::Counter, Count ["loop"] "Acts that failed; their rows are taken up again.";
-    HTTP_REQUESTS "vm_service_http_requests_total" Kind::Counter, Count ["route" "method" "status"] "Answers of the API, by class of status.";
+    HTTP_REQUESTS "vm_service_http_requests_total" Kind::Counter, Count ["route" "method" "status"] "Answers of the API, by class of status; refused: the 503 that the setting refuse_new_tasks asks for.";
     HTTP_REQUEST "vm_service_http_request_seconds" Kind::Histogram(CALLS), Seconds ["route" "method"] "How long requests took; long polls wait on purpose.";
     EVENT_STREAMS "vm_service_event_streams" Kind::Gauge, Count [] "Streams of server-sent events that are open at this process.";
 }

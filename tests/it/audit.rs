@@ -125,6 +125,10 @@ async fn what_cannot_be_told_is_not_done(pool: PgPool) {
     assert_eq!(save(&api, &json!({}), 0).await.status, 500);
     assert_eq!(api.call(CI, "GET", &task_path(2)).await.status, 404);
     assert_eq!(api.call(CI, "GET", &task_path(1)).await.json()["state"], "queued");
+    // What is refused has no transaction: that it is missing in the log must be seen elsewhere.
+    api.call(VIEWER, "DELETE", &format!("/api/v1/vms/{vm}")).await.problem(403);
+    let missing = |line: &&str| line.contains("could not be written") && line.contains("ERROR") && line.contains("vm.terminate");
+    assert!(api.logs.text().lines().any(|line| missing(&line)), "{}", api.logs.text());
     let seen = api.call(VIEWER, "GET", &format!("/api/v1/vms/{vm}")).await.json();
     assert_eq!((&seen["hold"], &seen["state"]), (&Value::Null, &json!("available")));
     assert_eq!(api.call(VIEWER, "GET", "/api/v1/settings").await.header("etag"), "\"0\"");

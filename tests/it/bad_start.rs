@@ -60,6 +60,12 @@ fn a_configuration_with_mistakes_tells_them_all() {
     }
 }
 
+#[test]
+fn a_log_format_that_nobody_knows() {
+    let output = Command::new(BINARY).arg("migrate").env("VM_SERVICE_LOG_FORMAT", "yaml").output().unwrap();
+    assert_eq!(sentence(&output), "vm-service: VM_SERVICE_LOG_FORMAT is \"yaml\": give json or text.");
+}
+
 /// `serve` listens and says what is wrong, until it is mended: to a browser on a page.
 #[test]
 fn a_service_with_a_bad_configuration_says_so_in_its_status() {

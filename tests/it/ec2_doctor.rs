@@ -189,7 +189,7 @@ async fn what_aws_refuses_is_told_with_what_to_change() {
     assert_told(&wrong, &["Check the access key and its secret half"]);
     assert!(wrong[0].contains("whether the account has the region enabled"), "{wrong:?}");
     let wrong = told(&cloud, Some(Fault::throttle("DescribeSubnets")), nothing).await;
-    assert_told(&wrong, &["EC2: eu-west-1: AWS was asked too fast"]);
+    assert_told(&wrong, &["EC2: eu-west-1: AWS throttles (RequestLimitExceeded): try again"]);
     let wrong = told(&cloud, Some(Fault::cut("DescribeSubnets")), nothing).await;
     assert_told(&wrong, &["check ec2.region and ec2.endpoint in the settings, and this machine's way out"]);
     for (action, topic) in [

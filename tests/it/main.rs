@@ -44,6 +44,8 @@ mod ec2_outbound;
 #[cfg(feature = "ec2")]
 mod ec2_scenes;
 #[cfg(feature = "ec2")]
+mod ec2_settings;
+#[cfg(feature = "ec2")]
 mod ec2_wire;
 mod explain;
 mod gc_scenes;
@@ -66,6 +68,7 @@ mod pool;
 mod rebuild;
 mod relaunch;
 mod reserve;
+mod roles;
 mod schemathesis;
 mod service;
 mod settings_browser;
@@ -73,6 +76,7 @@ mod settings_catalogue;
 mod settings_checks;
 mod settings_live;
 mod settings_page;
+mod settings_vms;
 mod sim_rules;
 mod simulation;
 mod ssh_hostile;

@@ -13,7 +13,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vm-service");
 pub(crate) struct Service {
     pub(crate) data: PathBuf,
     port: u16,
-    images: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Child,
 }
 
@@ -35,9 +35,16 @@ impl Service {
 
     /// With VMs from these images, or from those that the environment names.
     pub(crate) fn start_on(name: &str, images: Option<&Path>) -> Self {
-        let (data, port, images) = (data_folder(name), free_port(), images.map(Path::to_owned));
-        let process = spawn(&data, port, images.as_deref());
-        let mut service = Self { data, port, images, process };
+        let images = images.map(|images| ("VM_SERVICE_IMAGES", images.to_str().unwrap()));
+        Self::start_with(name, images.as_slice())
+    }
+
+    /// With these words in its environment.
+    pub(crate) fn start_with(name: &str, environment: &[(&str, &str)]) -> Self {
+        let (data, port) = (data_folder(name), free_port());
+        let environment: Vec<_> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = spawn(&data, port, &environment);
+        let mut service = Self { data, port, environment, process };
         service.wait_for_up();
         service
     }
@@ -113,7 +120,7 @@ impl Service {
 
     /// Starts it again, on the same data and port.
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(&self.data, self.port, self.images.as_deref());
+        self.process = spawn(&self.data, self.port, &self.environment);
         self.wait_for_up();
     }
 
@@ -181,7 +188,7 @@ fn log_file(data: &Path) -> PathBuf {
     data.with_extension("log")
 }
 
-fn spawn(data: &Path, port: u16, images: Option<&Path>) -> Child {
+fn spawn(data: &Path, port: u16, environment: &[(String, String)]) -> Child {
     let log = File::options().create(true).append(true).open(log_file(data)).unwrap();
     // Each test boots the VMs that it asks for, and none beside them.
     let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
@@ -190,7 +197,7 @@ fn spawn(data: &Path, port: u16, images: Option<&Path>) -> Child {
         .args(["up", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
         .env("VM_SERVICE_SETTINGS", serde_json::to_string(&settings).unwrap())
-        .envs(images.map(|images| ("VM_SERVICE_IMAGES", images)))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

@@ -111,10 +111,42 @@ async fn what_the_provider_refuses_is_told(pool: PgPool) {
         json!({ "severity": "problem", "what": "trial launch", "detail": "refused: UnauthorizedOperation: may not run instances" })
     );
     assert_eq!(denied["result"]["effect"]["pools"][0]["starts"], 2, "what would change is told all the same");
-    scene.bench.sim.inject(Fault::Throttle);
-    let throttled = scene.check(&two_machines()).await;
-    assert_eq!((&finding(&throttled)["severity"], &finding(&throttled)["detail"]), (&json!("problem"), &json!("throttled")));
     assert_eq!(finding(&scene.check(&two_machines()).await)["severity"], "fine", "another check is another look");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_provider_that_throttles_is_asked_again_while_there_is_time(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.bench.sim.inject(Fault::Throttle);
+    let asked = scene.ask(&two_machines()).await;
+    let turn = async |seconds| {
+        scene.advance(TimeDelta::seconds(seconds));
+        scene.bench.tick(&scene.checker()).await;
+        scene.look(&asked).await
+    };
+    assert_eq!(turn(0).await["state"], "running");
+    assert_eq!((turn(1).await["state"].clone(), scene.bench.sim.calls("check")), (json!("running"), 1), "it rests");
+    let done = turn(1).await;
+    assert_eq!((&done["state"], &done["result"]["findings"][0]["severity"]), (&json!("done"), &json!("fine")), "{done}");
+
+    // To the end of its time.
+    let asked = scene.ask(&two_machines()).await;
+    let mut seconds = 0;
+    let view = loop {
+        scene.bench.sim.inject(Fault::Throttle);
+        scene.bench.tick(&scene.checker()).await;
+        let view = scene.look(&asked).await;
+        if view["state"] != "running" {
+            break view;
+        }
+        scene.advance(TimeDelta::seconds(1));
+        seconds += 1;
+    };
+    assert_eq!(
+        (&view["result"]["findings"][0], seconds, scene.bench.sim.calls("check")),
+        (&json!({ "severity": "warning", "what": "trial launch", "detail": "not checked: throttled" }), 46, 2 + 6)
+    );
+    assert_eq!(view["result"]["effect"]["pools"][0]["starts"], 2, "what would change is told all the same");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

@@ -6,6 +6,8 @@ mod canaries;
 mod day;
 mod exported;
 mod files;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod promql;
 mod speed;
 mod statsd;

@@ -63,7 +63,7 @@ impl Refusal {
         match kind {
             Kind::Denied => format!("AWS does not let us ({code}): {}", mend(code, message)),
             Kind::Throttled if code.is_empty() => format!("{message}: try again in a minute"),
-            Kind::Throttled => format!("AWS was asked too fast ({code}): try again in a minute"),
+            Kind::Throttled => format!("AWS throttles ({code}): try again in a minute"),
             Kind::Unclear if code.is_empty() && message.contains("credentials") => format!(
                 "no credentials were found ({message}): give this machine an instance profile, or set ec2.authentication in the \
                  settings to an access key"

@@ -8,15 +8,15 @@ use super::{OnHost, host, kvm, launch, passt, qemu};
 use crate::domain::plan::images::{Offer, Registered};
 use crate::domain::settings::VmNetwork;
 use crate::provider::Finding;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `-netdev stream`, which leads to passt, came with it.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
 /// Room for what a few VMs write.
 const LEAST_BYTES: u64 = 10 << 30;
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Software emulation takes about 3 s on a quiet host.
-const PROBE_WITHIN: Duration = Duration::from_secs(20);
+/// Software emulation takes about 3 s on a quiet host, and many times that beside VMs at work.
+const PROBE_WITHIN: Duration = Duration::from_secs(40);
 const GET_QEMU: &str = "install QEMU 7.2 or newer: apt-get install qemu-system-x86 qemu-utils";
 
 /// `network`: what the VMs are to reach.
@@ -25,24 +25,20 @@ pub(super) async fn check(on_host: &OnHost, network: VmNetwork, registered: &[Re
     let image = image(on_host, registered);
     let processors = processors(on_host, image.as_ref().ok()).await;
     let image = match image {
-        Ok(image) => finding(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
-        Err(detail) => finding(false, "VM image", detail),
+        Ok(image) => Finding::new(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
+        Err(detail) => Finding::new(false, "VM image", detail),
     };
     vec![emulator, images, image, reach(network).await, folder(on_host), ports(on_host), processors]
 }
 
-fn finding(ok: bool, what: &str, detail: impl Into<String>) -> Finding {
-    Finding { ok, what: what.to_owned(), detail: detail.into() }
-}
-
 async fn program(name: &str) -> Finding {
     match run(name, &["--version"], DEADLINE).await {
-        Err(error) => finding(false, name, format!("{error:#}; {GET_QEMU}")),
+        Err(error) => Finding::new(false, name, format!("{error:#}; {GET_QEMU}")),
         Ok(text) => {
             let line = text.lines().next().unwrap_or_default().to_owned();
             match version(&line) {
-                Some(found) if found >= OLDEST_QEMU => finding(true, name, line),
-                _ => finding(false, name, format!("{line}: too old or unknown; {GET_QEMU}")),
+                Some(found) if found >= OLDEST_QEMU => Finding::new(true, name, line),
+                _ => Finding::new(false, name, format!("{line}: too old or unknown; {GET_QEMU}")),
             }
         }
     }
@@ -65,15 +61,15 @@ fn image(on_host: &OnHost, registered: &[Registered]) -> Result<Image, String> {
 async fn reach(network: VmNetwork) -> Finding {
     const WHAT: &str = "network of the VMs";
     match network {
-        VmNetwork::Closed => finding(true, WHAT, "closed: only the forwarded ports"),
-        VmNetwork::Open if !host::has_program(passt::PROGRAM) => finding(false, WHAT, launch::NO_PASST),
+        VmNetwork::Closed => Finding::new(true, WHAT, "closed: only the forwarded ports"),
+        VmNetwork::Open if !host::has_program(passt::PROGRAM) => Finding::new(false, WHAT, launch::NO_PASST),
         VmNetwork::Open => match run(passt::PROGRAM, &["--version"], DEADLINE).await {
-            Ok(text) => finding(
+            Ok(text) => Finding::new(
                 true,
                 WHAT,
                 format!("open, by {}; name servers: {:?}", text.lines().next().unwrap_or_default(), passt::Dns::of_host()),
             ),
-            Err(error) => finding(false, WHAT, format!("{error:#}; {}", launch::NO_PASST)),
+            Err(error) => Finding::new(false, WHAT, format!("{error:#}; {}", launch::NO_PASST)),
         },
     }
 }
@@ -83,23 +79,25 @@ fn folder(on_host: &OnHost) -> Finding {
     let data = &on_host.config.data;
     let tried = super::folder::write_whole(&data.join("check"), b"").and_then(|()| Ok(host::free_bytes(data)?));
     match tried {
-        Ok(free) if free >= LEAST_BYTES => finding(true, WHAT, format!("{}: {} GiB free", data.display(), free >> 30)),
-        Ok(free) => finding(false, WHAT, format!("{}: only {} MiB free; VMs need 10 GiB and more", data.display(), free >> 20)),
-        Err(error) => finding(false, WHAT, format!("{} cannot be written: {error:#}", data.display())),
+        Ok(free) if free >= LEAST_BYTES => Finding::new(true, WHAT, format!("{}: {} GiB free", data.display(), free >> 30)),
+        Ok(free) => {
+            Finding::new(false, WHAT, format!("{}: only {} MiB free; VMs need 10 GiB and more", data.display(), free >> 20))
+        }
+        Err(error) => Finding::new(false, WHAT, format!("{} cannot be written: {error:#}", data.display())),
     }
 }
 
 fn ports(on_host: &OnHost) -> Finding {
-    finding(true, "ports of the VMs", on_host.ports.explain())
+    Finding::new(true, "ports of the VMs", on_host.ports.explain())
 }
 
 async fn processors(on_host: &OnHost, image: Option<&Image>) -> Finding {
     const WHAT: &str = "processors of the VMs";
     match image {
-        None => finding(true, WHAT, "not known before there is an image"),
+        None => Finding::new(true, WHAT, "not known before there is an image"),
         Some(image) => match on_host.accelerator(image, super::PROBE_PATIENCE).await {
-            Ok(choice) => finding(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),
-            Err(error) => finding(true, WHAT, error.to_string()),
+            Ok(choice) => Finding::new(true, WHAT, format!("{:?}: {}", choice.accelerator, choice.reason)),
+            Err(error) => Finding::new(true, WHAT, error.to_string()),
         },
     }
 }
@@ -109,15 +107,19 @@ pub(super) async fn probe_boot(on_host: &OnHost, registered: &[Registered]) -> F
     const WHAT: &str = "probe boot";
     let image = match image(on_host, registered) {
         Ok(image) => image,
-        Err(detail) => return finding(false, WHAT, format!("not tried: {detail}")),
+        Err(detail) => return Finding::new(false, WHAT, format!("not tried: {detail}")),
     };
     let accelerator = match on_host.accelerator(&image, super::PROBE_PATIENCE).await {
         Ok(choice) => choice.accelerator,
-        Err(error) => return finding(false, WHAT, format!("not tried: {error}")),
+        Err(error) => return Finding::new(false, WHAT, format!("not tried: {error}")),
     };
+    let began = Instant::now();
     match kvm::probe(accelerator, &image, PROBE_WITHIN).await {
-        Ok(()) => finding(true, WHAT, format!("a VM without a disk booted ({accelerator:?})")),
-        Err(error) => finding(false, WHAT, format!("a VM without a disk did not boot ({accelerator:?}): {error:#}")),
+        Ok(()) => {
+            let seconds = began.elapsed().as_secs_f64();
+            Finding::new(true, WHAT, format!("a VM without a disk booted in {seconds:.1} s ({accelerator:?})"))
+        }
+        Err(error) => Finding::new(false, WHAT, format!("a VM without a disk did not boot ({accelerator:?}): {error:#}")),
     }
 }
 

@@ -100,10 +100,13 @@ pub(super) async fn probe(accelerator: Accelerator, image: &Image, deadline: Dur
         drop(tokio::time::timeout(Duration::from_secs(1), stderr.read_to_string(&mut errors)).await);
     }
     child.wait().await?;
-    let last =
-        errors.lines().last().map(str::to_owned).or_else(|| String::from_utf8_lossy(&said).lines().last().map(str::to_owned));
+    let said = String::from_utf8_lossy(&said);
+    // Behind a panic the kernel says more, and less.
+    let panic = said.lines().rfind(|line| line.contains("Kernel panic"));
+    let last = errors.lines().last().or(panic).or(said.lines().last()).unwrap_or_default();
     let what = if silent { format!("no word from it within {deadline:?}") } else { "QEMU ended before".to_owned() };
-    anyhow::bail!("{what}; its last line: {}", last.unwrap_or_default());
+    let last: String = last.chars().filter(|letter| !letter.is_control()).collect();
+    anyhow::bail!("{what}; it said: {last}");
 }
 
 /// True when the word came, false when the output ended.

@@ -104,9 +104,18 @@ fn the_dashboard_can_be_provisioned() {
     }
 }
 
-/// Where Prometheus' own tool is: Debian's package `prometheus`.
+/// Their expectations; that they hold, promtool says below.
 #[test]
-#[ignore = "needs promtool"]
+fn every_alert_is_tested_silent_and_firing() {
+    let tests = std::fs::read_to_string(folder().join("alerts_test.yml")).unwrap();
+    for (alert, _) in alert_expressions() {
+        assert!(tests.contains(&format!("alertname: {alert}}}\n")), "{alert} is never seen silent");
+        assert!(tests.contains(&format!("alertname: {alert}\n        exp_alerts:\n")), "{alert} is never seen to fire");
+    }
+}
+
+/// Prometheus' own tool: of Debian's package `prometheus`, as `.ci/setup --test` fetches it.
+#[test]
 fn promtool_agrees_with_the_alerts() {
     for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]] {
         let done = Command::new("promtool").args(arguments).current_dir(folder()).output().unwrap();

@@ -6,7 +6,8 @@ use super::super::candidates::{self, Candidate, Parameters};
 use super::super::images::{Image, none_published};
 use super::super::launch;
 use super::super::machines::{FILTER_VALUES, filter};
-use super::finding;
+use super::super::refusal::Refusal;
+use super::{finding, refused};
 use crate::domain::ec2::{Architecture, Ec2Settings};
 use crate::domain::plan::images::Registered;
 use crate::domain::resource_class::ResourceClass;
@@ -50,17 +51,16 @@ pub(super) async fn check(
         let mut catalogue = ec2.read_catalogue(images, types, &zones).await?;
         let without = classes.values().filter(|class| image_of(class) == Ok(None)).map(|class| class.ec2.architecture);
         for architecture in without.collect::<BTreeSet<_>>() {
-            let newest = ec2.newest(architecture).await.map_err(|refusal| refusal.advice())?;
-            if let Some((id, image)) = newest {
+            if let Some((id, image)) = ec2.newest(architecture).await? {
                 catalogue.images.insert(id.clone(), image);
                 catalogue.newest.insert(architecture, id);
             }
         }
-        Ok::<Catalogue, String>(catalogue)
+        Ok::<Catalogue, Refusal>(catalogue)
     };
     let catalogue = match read.await {
         Ok(catalogue) => catalogue,
-        Err(why) => return (vec![finding(false, "resource classes", why)], Vec::new()),
+        Err(refusal) => return (vec![refused("resource classes", "", &refusal)], Vec::new()),
     };
     let zone_of = |id: &str| subnets.iter().find(|it| it.subnet_id() == Some(id))?.availability_zone().map(str::to_owned);
     let offers =
@@ -196,19 +196,19 @@ impl Ec2 {
         images: BTreeSet<String>,
         types: BTreeSet<String>,
         zones: &BTreeSet<&str>,
-    ) -> Result<Catalogue, String> {
+    ) -> Result<Catalogue, Refusal> {
         let client = self.client().await;
         let mut catalogue = Catalogue::default();
         let images: Vec<String> = images.into_iter().collect();
         for some in images.chunks(FILTER_VALUES) {
             let call = client.describe_images().filters(filter("image-id", some.iter().cloned()));
-            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await?;
             catalogue.images.extend(found.into_iter().filter_map(|it| Some((it.image_id()?.to_owned(), it))));
         }
         let types: Vec<String> = types.into_iter().collect();
         for some in types.chunks(FILTER_VALUES) {
             let call = client.describe_instance_types().filters(filter("instance-type", some.iter().cloned()));
-            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await?;
             catalogue.types.extend(found.into_iter().filter_map(|it| Some((it.instance_type()?.as_str().to_owned(), it))));
             if zones.is_empty() {
                 continue;
@@ -218,11 +218,11 @@ impl Ec2 {
                 .location_type(LocationType::AvailabilityZone)
                 .filters(filter("instance-type", some.iter().cloned()))
                 .filters(filter("location", zones.iter().map(|zone| (*zone).to_owned())));
-            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await.map_err(|e| e.advice())?;
+            let found = self.budget.read.call(call.into_paginator().items().send().try_collect()).await?;
             let pair = |it: types::InstanceTypeOffering| Some((it.instance_type()?.as_str().to_owned(), it.location()?.to_owned()));
             catalogue.offered.extend(found.into_iter().filter_map(pair));
         }
-        Ok::<Catalogue, String>(catalogue)
+        Ok(catalogue)
     }
 }
 

@@ -14,6 +14,7 @@ mod trials;
 
 use super::Ec2;
 use super::machines::filter;
+use super::refusal::{Kind, Refusal};
 use crate::domain::ec2::{Authentication, Ec2Settings};
 use crate::domain::plan::images::Registered;
 use crate::provider::Finding;
@@ -32,7 +33,7 @@ pub(super) async fn check(ec2: &Ec2, registered: &[Registered]) -> Vec<Finding> 
     }
     let subnets = match ec2.read_subnets(&settings.subnets).await {
         Ok(subnets) => subnets,
-        Err(why) => return vec![finding(false, "EC2", format!("{}: {why}", ec2.region))],
+        Err(refusal) => return vec![refused("EC2", &ec2.region, &refusal)],
     };
     let mut findings = vec![
         finding(true, "EC2", format!("{} answers; signed in {}", ec2.region, signed_in(settings))),
@@ -42,7 +43,7 @@ pub(super) async fn check(ec2: &Ec2, registered: &[Registered]) -> Vec<Finding> 
         None => finding(false, network::GROUP, "none is set: set ec2.security_group in the settings"),
         Some(id) => match ec2.read_security_group(id).await {
             Ok(group) => network::judge_group(id, group.as_ref(), &subnets),
-            Err(why) => finding(false, network::GROUP, why),
+            Err(refusal) => refused(network::GROUP, "", &refusal),
         },
     });
     let (of_classes, plans) = classes::check(ec2, settings, &subnets, registered).await;
@@ -58,7 +59,14 @@ pub(super) async fn check(ec2: &Ec2, registered: &[Registered]) -> Vec<Finding> 
 }
 
 fn finding(ok: bool, what: &str, detail: impl Into<String>) -> Finding {
-    Finding { ok, what: what.to_owned(), detail: detail.into() }
+    Finding::new(ok, what, detail)
+}
+
+/// What AWS said in place of an answer about `asked`; empty: about all of it.
+fn refused(what: &str, asked: &str, refusal: &Refusal) -> Finding {
+    let advice = refusal.advice();
+    let detail = if asked.is_empty() { advice } else { format!("{asked}: {advice}") };
+    Finding { throttled: refusal.kind == Kind::Throttled, ..finding(false, what, detail) }
 }
 
 fn signed_in(settings: &Ec2Settings) -> String {
@@ -70,21 +78,21 @@ fn signed_in(settings: &Ec2Settings) -> String {
 
 impl Ec2 {
     /// Those of these subnets that there are. EC2 is asked also when there are no ids: to see that it answers.
-    async fn read_subnets(&self, ids: &[String]) -> Result<Vec<Subnet>, String> {
+    async fn read_subnets(&self, ids: &[String]) -> Result<Vec<Subnet>, Refusal> {
         let call = self.client().await.describe_subnets();
         let call = match ids {
             [] => call.max_results(SMALLEST_PAGE),
             // By filter and not by id: one unknown id would fail the whole call.
             ids => call.filters(filter("subnet-id", ids.iter().cloned())),
         };
-        let answer = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.advice())?;
+        let answer = self.budget.read.call(call.send()).await?;
         let wanted = |it: &Subnet| ids.iter().any(|id| it.subnet_id() == Some(id));
         Ok(answer.subnets.unwrap_or_default().into_iter().filter(wanted).collect())
     }
 
-    async fn read_security_group(&self, id: &str) -> Result<Option<SecurityGroup>, String> {
+    async fn read_security_group(&self, id: &str) -> Result<Option<SecurityGroup>, Refusal> {
         let call = self.client().await.describe_security_groups().filters(filter("group-id", [id.to_owned()]));
-        let answer = self.budget.read.call(call.send()).await.map_err(|refusal| refusal.advice())?;
+        let answer = self.budget.read.call(call.send()).await?;
         Ok(answer.security_groups.unwrap_or_default().into_iter().next())
     }
 }

@@ -6,7 +6,7 @@ use super::super::candidates;
 use super::super::launch;
 use super::super::refusal::{Kind, Refusal};
 use super::classes::Plan;
-use super::finding;
+use super::{finding, refused};
 use crate::domain::ids::LaunchId;
 use crate::domain::tags::{Origin, Tags};
 use crate::domain::task::Executor;
@@ -40,7 +40,7 @@ pub(super) async fn launch(ec2: &Ec2, plans: &[Plan]) -> Vec<Finding> {
                 let detail = format!("{what}: {}: ask AWS for more (Service Quotas, Amazon EC2)", refusal.advice());
                 return vec![finding(false, QUOTA, detail)];
             }
-            Err(refusal) => return vec![finding(false, LAUNCH, format!("{what}: {}", refusal.advice()))],
+            Err(refusal) => return vec![refused(LAUNCH, &what, &refusal)],
         }
     }
     let detail = format!("allowed: {} (of {} different ones)", tried.join("; "), plans.len());
@@ -92,7 +92,7 @@ pub(super) async fn template(ec2: &Ec2, plans: &[Plan]) -> Option<Finding> {
     let plan = plans.iter().find(|plan| candidates::has_choice(settings, &plan.class.ec2))?;
     Some(match ec2.try_template(&plan.parameters).await {
         Some(refusal) if refusal.code == WOULD_SUCCEED => finding(true, TEMPLATE, format!("allowed: class {}", plan.name)),
-        Some(refusal) => finding(false, TEMPLATE, format!("class {}: {}", plan.name, refusal.advice())),
+        Some(refusal) => refused(TEMPLATE, &format!("class {}", plan.name), &refusal),
         None => finding(false, TEMPLATE, "the EC2 at ec2.endpoint made one for a dry run: delete vm-service-trial"),
     })
 }
@@ -102,16 +102,16 @@ pub(super) async fn template(ec2: &Ec2, plans: &[Plan]) -> Option<Finding> {
 pub(super) async fn change(ec2: &Ec2, knows_dry_runs: bool) -> Vec<Finding> {
     let reserve = ec2.classes().values().any(|class| class.reserve.machine + class.reserve.remote_docker > 0);
     let topics: &[&str] = if reserve { &[END, STOP, START] } else { &[END] };
-    let all = |ok, detail: &str| topics.iter().map(|topic| finding(ok, topic, detail)).collect();
+    let all = |detail: &str| topics.iter().map(|topic| finding(true, topic, detail)).collect();
     let machines = match ec2.list().await {
         Ok(listing) => listing.machines,
-        Err(error) => return all(false, &error.to_string()),
+        Err(error) => return topics.iter().map(|topic| Finding::failed(topic, &error)).collect(),
     };
     let Some(machine) = machines.into_iter().find(|it| it.state != MachineState::Terminated) else {
-        return all(true, "not tried: this installation has no machine; listing them works");
+        return all("not tried: this installation has no machine; listing them works");
     };
     if !knows_dry_runs {
-        return all(true, "not tried before a trial launch has succeeded; listing machines works");
+        return all("not tried before a trial launch has succeeded; listing machines works");
     }
     let mut findings = Vec::new();
     for topic in topics {
@@ -133,7 +133,7 @@ async fn try_on(ec2: &Ec2, topic: &str, id: &str) -> Finding {
         Some(refusal) if refusal.kind == Kind::NotFound => finding(true, topic, format!("not tried: {id} has just ended")),
         // AWS looks at the permission first.
         Some(refusal) if refusal.code == "IncorrectInstanceState" => finding(true, topic, format!("allowed: {id}")),
-        Some(refusal) => finding(false, topic, format!("{id}: {}", refusal.advice())),
+        Some(refusal) => refused(topic, id, &refusal),
         None => finding(false, topic, format!("{id}: the EC2 at ec2.endpoint {at_once}")),
     }
 }
@@ -142,6 +142,6 @@ async fn try_on(ec2: &Ec2, topic: &str, id: &str) -> Finding {
 pub(super) async fn list_volumes(ec2: &Ec2) -> Finding {
     match ec2.list_volumes().await {
         Ok(listing) => finding(true, VOLUMES, format!("listing them works; this installation has {}", listing.volumes.len())),
-        Err(error) => finding(false, VOLUMES, error.to_string()),
+        Err(error) => Finding::failed(VOLUMES, &error),
     }
 }
