@@ -88,12 +88,12 @@ pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<Str
                 Some(file) => read(file)?,
                 None => with(before.clone(), fields)?,
             };
-            save(calls, io, before, after, &tag, *yes).await
+            save(calls, io, Some(before), after, &tag, *yes).await
         }
         What::Revert { version, yes } => {
             let earlier = client.get(&format!("settings/history/{version}")).await.map_err(|e| e.to_string())?;
             let after = earlier.body.get("settings").cloned().unwrap_or_default();
-            let (before, tag) = newest(client).await?;
+            let (before, tag) = top(client).await?;
             save(calls, io, before, after, &tag, *yes).await
         }
     }
@@ -127,6 +127,18 @@ async fn newest(client: &Client) -> Result<(Value, String), String> {
     let answer = client.get("settings").await.map_err(|e| e.to_string())?;
     let tag = answer.etag.ok_or("The service did not say which version its settings are: is it another version of vm-service?")?;
     Ok((answer.body, tag))
+}
+
+/// The newest version's tag, and its settings unless the service says that it cannot read them.
+async fn top(client: &Client) -> Result<(Option<Value>, String), String> {
+    match client.get("settings").await {
+        Err(ClientError::Problem(problem)) if problem.status == 409 => {
+            let list = client.get("settings/history?limit=1").await.map_err(|e| e.to_string())?.body;
+            let version = list.pointer("/items/0/version").ok_or_else(|| problem.to_string())?;
+            Ok((None, format!("\"{version}\"")))
+        }
+        _ => newest(client).await.map(|(settings, tag)| (Some(settings), tag)),
+    }
 }
 
 fn read(file: &std::path::Path) -> Result<Value, String> {
@@ -198,10 +210,14 @@ async fn changed_by(calls: Calls<'_>, version: i64) -> Result<String, String> {
     Ok(heading + &body)
 }
 
-async fn save(calls: Calls<'_>, io: &mut Io, before: Value, after: Value, tag: &str, yes: bool) -> Result<String, String> {
-    let lines = told(&before, &after)?;
-    if lines.is_empty() {
-        return Ok(if calls.as_json { json(&before) } else { "Nothing would change: nothing is saved.\n".to_owned() });
+/// `before`: none when the newest cannot be read.
+async fn save(calls: Calls<'_>, io: &mut Io, before: Option<Value>, after: Value, tag: &str, yes: bool) -> Result<String, String> {
+    let lines = match &before {
+        Some(before) => told(before, &after)?,
+        None => vec!["The newest settings were saved by another vm-service: what differs cannot be told.".to_owned()],
+    };
+    if let (Some(before), true) = (&before, lines.is_empty()) {
+        return Ok(if calls.as_json { json(before) } else { "Nothing would change: nothing is saved.\n".to_owned() });
     }
     for line in &lines {
         io.say(line).await;

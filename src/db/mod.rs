@@ -87,6 +87,17 @@ pub enum DbError {
     /// The lease is gone, and with it the right to write.
     #[error("the lease on this row is lost")]
     LostLease,
+    /// The newest settings are another binary's: save readable ones on top of this version.
+    #[error(
+        "Version {version} of the settings was saved by another vm-service and cannot be read by this one ({why}): go back to an earlier \
+         one, with `vm-service settings revert VERSION` or in the console under /console/settings/history."
+    )]
+    UnreadableSettings {
+        /// Theirs.
+        version: i64,
+        /// What this binary does not know.
+        why: String,
+    },
     /// A defect: log it.
     #[error("the database refused a statement")]
     Refused(#[source] sqlx::Error),

@@ -235,6 +235,7 @@ impl From<DbError> for Problem {
             DbError::Conflict(_) | DbError::LimitReached(_) => {
                 Self::Conflict("It was changed by somebody else just now: look again and repeat what still makes sense.".to_owned())
             }
+            unreadable @ DbError::UnreadableSettings { .. } => Self::Conflict(unreadable.to_string()),
             DbError::LostLease => Self::Defect("a lease was asked for in a request".to_owned()),
             DbError::Refused(cause) => Self::Defect(cause.to_string()),
         }

@@ -97,6 +97,16 @@ pub(super) async fn newest(state: &AppState) -> Result<Versioned, Problem> {
     Ok(saved.unwrap_or_else(|| Versioned { version: 0, settings: state.settings.borrow().settings.clone() }))
 }
 
+/// The newest version, which a save goes on top of, and its settings when this binary can read them.
+pub(super) async fn top(state: &AppState) -> Result<(i64, Option<Settings>), Problem> {
+    match state.db.find_settings().await {
+        Err(DbError::UnreadableSettings { version, .. }) => Ok((version, None)),
+        Err(error) => Err(error.into()),
+        Ok(Some(saved)) => Ok((saved.version, Some(saved.settings))),
+        Ok(None) => Ok((0, Some(state.settings.borrow().settings.clone()))),
+    }
+}
+
 fn answer(version: i64, settings: Settings) -> Response {
     ([(header::ETAG, format!("\"{version}\""))], axum::Json(settings)).into_response()
 }

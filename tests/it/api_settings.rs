@@ -74,3 +74,18 @@ async fn a_version_of_another_binary_is_listed_and_not_shown(pool: PgPool) {
     assert_eq!(api.call(VIEWER, "GET", "/api/v1/settings/history").await.json()["items"][0]["created_by"], "old");
     assert!(api.call(VIEWER, "GET", "/api/v1/settings/history/1").await.problem(409).contains("another vm-service"));
 }
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn settings_of_another_binary_are_named_with_the_way_back(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    assert_eq!(save(&api, &json!({ "history_days": 30 }), 0).await.status, 200);
+    sqlx::query("insert into vms.settings (body, created_at, created_by) values ('{\"colour\": 1}', now(), 'new')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let told = api.call(VIEWER, "GET", "/api/v1/settings").await.problem(409);
+    assert!(told.contains("Version 2") && told.contains("colour") && told.contains("settings revert VERSION"), "{told}");
+    assert_eq!(api.with_body(OPERATOR, "POST", "/api/v1/settings/checks", "{}").await.problem(409), told);
+    assert_eq!(save(&api, &json!({ "history_days": 30 }), 2).await.status, 200);
+    assert_eq!(api.call(VIEWER, "GET", "/api/v1/settings").await.header("etag"), "\"3\"");
+}

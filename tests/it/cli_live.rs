@@ -134,6 +134,22 @@ async fn settings_are_read_changed_told_and_turned_back(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn settings_of_another_binary_are_turned_back(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let url = serve(&api).await;
+    assert_eq!(run(&url, &["settings", "set", "history_days=7", "--yes"]).await.0, 0);
+    sqlx::query("insert into vms.settings (body, created_at, created_by) values ('{\"colour\": 1}', now(), 'new')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (code, _, err) = run(&url, &["settings"]).await;
+    assert!(code == 1 && err.contains("Version 2") && err.contains("settings revert"), "{err}");
+    let (code, out, err) = run(&url, &["settings", "revert", "1", "--yes"]).await;
+    assert_eq!((code, out.as_str()), (0, "Saved as version 3; in force within seconds.\n"), "{err}");
+    assert_eq!(run(&url, &["settings", "get", "history_days"]).await.1, "7\n");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn two_people_saving_the_second_is_told(pool: PgPool) {
     let api = Api::new(pool).await;
     let url = serve(&api).await;

@@ -195,6 +195,30 @@ async fn every_version_has_who_and_when_and_a_way_back(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn settings_of_another_binary_are_told_and_left_for_a_version_that_can_be_read(pool: PgPool) {
+    let (api, bench) = scene(&pool).await;
+    let old = Settings { history_days: 30, ..Settings::default() };
+    api.db().insert_settings(0, &old, bench.now(), "anna").await.unwrap();
+    sqlx::query("insert into vms.settings (body, created_at, created_by) values ('{\"colour\": 1}', now(), 'new')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    let told = browser.get(SETTINGS).await;
+    assert!(told.status == 409 && told.text.contains("/console/settings/history"), "{told:?}");
+    assert!(browser.get("/console/settings/history").await.text.contains("Version 2</a> <small>in force"));
+    let first = browser.get("/console/settings/history/1").await;
+    assert!(first.text.contains("cannot be compared") && first.text.contains("id=\"return\""), "{}", first.text);
+    let sent = browser.send("/console/settings/history/1/return", &fields(&first.text, "/return")).await;
+    let path = sent.header("location").to_owned();
+    carry_out(&bench).await;
+    let done = browser.get(&path).await;
+    assert_eq!(browser.send(&format!("{path}/save"), &fields(&done.text, "/save")).await.status, 303);
+    let (version, settings) = in_force(&api).await;
+    assert_eq!((version.as_str(), &settings["history_days"]), ("\"3\"", &json!(30)));
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_viewer_sees_everything_and_changes_nothing(pool: PgPool) {
     let (api, _bench) = scene(&pool).await;
     let viewer = Browser::sign_in(&api, VIEWER).await;
