@@ -168,6 +168,25 @@ async fn who_was_overtaken_is_told_by_whom_and_loses_nothing(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_form_whose_version_is_gone_is_shown_again_and_never_put_on_another(pool: PgPool) {
+    let (api, bench) = scene(&pool).await;
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    api.db().insert_settings(0, &Settings::default(), bench.now(), "anna").await.unwrap();
+    let typed = [("version", "7"), ("history_days", "30"), ("do", "check")];
+    let again = browser.send(SETTINGS, &with(fields(&browser.get(SETTINGS).await.text, "settings"), &typed)).await;
+    assert!(again.status == 412 && again.text.contains("began with is gone"), "{}", again.text);
+    let form = fields(&again.text, "settings");
+    assert!(
+        [("version", "1"), ("history_days", "30")].iter().all(|(name, text)| form.contains(&(name.to_string(), text.to_string())))
+    );
+    let json = "/console/settings/json";
+    let typed = [("version", "7"), ("json", "{\"history_days\": 30}")];
+    let again = browser.send(json, &with(fields(&browser.get(json).await.text, "settings"), &typed)).await;
+    assert!(again.status == 422 && again.text.contains("began with is gone") && again.text.contains("30}"), "{}", again.text);
+    assert_eq!(bench.count("select count(*) from vms.settings_checks").await, 0);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn every_version_has_who_and_when_and_a_way_back(pool: PgPool) {
     let (api, bench) = scene(&pool).await;
     let browser = Browser::sign_in(&api, OPERATOR).await;

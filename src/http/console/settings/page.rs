@@ -1,7 +1,7 @@
 //! The form of all settings: shown as they are, as they were sent for a check, or as they were typed, with what is wrong at each field.
 
 use super::field::{Form, GroupView, id};
-use super::{Fields, base, seed, text, week};
+use super::{Fields, GONE, base, seed, text, week};
 use crate::db::settings::Versioned;
 use crate::domain::catalogue::{Draft, FormError, defaults};
 use crate::domain::ids::SettingsCheckId;
@@ -82,7 +82,14 @@ pub(super) async fn submit(
     Change { caller, form }: Change<Fields>,
 ) -> Result<Response, Problem> {
     let version = text(&form, "version").parse().map_err(|_| Problem::Malformed("Load the page again.".to_owned()))?;
-    let base = base(&state, version, text(&form, "seed")).await?;
+    let base = match base(&state, version, text(&form, "seed")).await {
+        Err(Problem::Stale) => {
+            let errors = vec![FormError { name: String::new(), message: GONE.to_owned() }];
+            let filled = Filled { base: settings::newest(&state).await?, draft: Draft::sent(form), errors };
+            return show(&state, &session, &uri, StatusCode::PRECONDITION_FAILED, filled).await;
+        }
+        found => found?,
+    };
     let done = text(&form, "do").to_owned();
     let mut filled = Filled { base, draft: Draft::sent(form), errors: Vec::new() };
     match done.split_once(':') {
