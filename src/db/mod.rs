@@ -98,6 +98,9 @@ pub enum DbError {
         /// What this binary does not know.
         why: String,
     },
+    /// Text that Postgres cannot hold, the character U+0000: leave it out.
+    #[error("there is text that the database cannot hold")]
+    Unstorable(#[source] sqlx::Error),
     /// A defect: log it.
     #[error("the database refused a statement")]
     Refused(#[source] sqlx::Error),
@@ -113,6 +116,8 @@ impl From<sqlx::Error> for DbError {
             Some("VM002") => Self::LimitReached(message()),
             // Unique and foreign keys; serialization failure and deadlock.
             Some("23505" | "23503" | "40001" | "40P01") => Self::Conflict(message()),
+            // Untranslatable character (jsonb), character not in repertoire (text).
+            Some("22P05" | "22021") => Self::Unstorable(error),
             // A statement or lock that waited too long, or a transaction that stood still for too long, may do better next time.
             Some("57014" | "55P03" | "25P03") => Self::Unavailable(error),
             // Classes 08 (connection), 57P (operator intervention), 53 (resources).

@@ -7,7 +7,7 @@
 use super::ec2::Ec2Settings;
 use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
-use super::task::Executor;
+use super::task::{Executor, no_control_characters};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,7 @@ pub struct Settings {
     #[garde(dive)]
     pub preallocated: Preallocated,
     /// Projects that differ from the others; the key is a project's id.
-    #[garde(dive)]
+    #[garde(custom(are_project_ids), dive)]
     pub projects: BTreeMap<String, ProjectSettings>,
     /// What a task asks for by name; `medium` must exist.
     #[garde(custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
@@ -339,6 +339,15 @@ impl Settings {
     }
 }
 
+/// As a task names its project.
+fn are_project_ids(projects: &BTreeMap<String, ProjectSettings>, context: &()) -> garde::Result {
+    let is_id = |id: &String| (1..=200).contains(&id.chars().count()) && no_control_characters(id, context).is_ok();
+    if projects.keys().all(is_id) {
+        return Ok(());
+    }
+    Err(garde::Error::new("ids have 1 to 200 characters, none of them a control character"))
+}
+
 fn has_default_class(classes: &BTreeMap<String, ResourceClass>, _: &()) -> garde::Result {
     let named_well =
         |name: &String| (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -380,7 +389,8 @@ fn is_proxy_url(text: &str, context: &()) -> garde::Result {
 fn is_pem(text: &str, _: &()) -> garde::Result {
     let text = text.trim();
     let framed = text.starts_with("-----BEGIN CERTIFICATE-----") && text.ends_with("-----END CERTIFICATE-----");
-    if !framed || !text.is_ascii() {
+    let plain = text.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
+    if !framed || !plain {
         return Err(garde::Error::new("is not a certificate in PEM form"));
     }
     Ok(())

@@ -6,6 +6,8 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vm_service::clock::Clock;
+use vm_service::db::DbError;
+use vm_service::domain::settings::{ProjectSettings, Settings};
 
 async fn save(api: &Api, body: &Value, on_top_of: i64) -> Reply {
     let request = Api::request(OPERATOR, "PUT", "/api/v1/settings").header("content-type", "application/json");
@@ -37,6 +39,35 @@ async fn versions_come_newest_first_with_who_and_when(pool: PgPool) {
         api.call(VIEWER, "GET", &format!("/api/v1/settings/{bad}")).await.problem(400);
     }
     api.call(CI, "GET", "/api/v1/settings/history").await.problem(403);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_the_database_cannot_hold_is_refused_as_what_it_is(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let pem = "-----BEGIN CERTIFICATE-----\n\u{0}\n-----END CERTIFICATE-----";
+    for (field, body) in [
+        ("projects", json!({ "projects": { "\u{0}": {} } })),
+        ("projects", json!({ "projects": { "": {} } })),
+        ("projects", json!({ "projects": { ("x".repeat(201)): {} } })),
+        (
+            "resource_class",
+            json!({ "preallocated": { "pools": [{ "executor": "machine", "resource_class": "\u{0}", "count": 1 }] } }),
+        ),
+        (
+            "resource_class",
+            json!({ "preallocated": { "schedules": [
+                { "executor": "machine", "resource_class": "\u{0}", "cron": "0 8 * * *", "count": 1 }
+            ] } }),
+        ),
+        ("root_certificates", json!({ "guest": { "root_certificates": [pem] } })),
+    ] {
+        let refused = save(&api, &body, 0).await.problem(422);
+        assert!(refused.contains(field), "{refused}");
+    }
+    let mut unchecked = Settings::default();
+    unchecked.projects.insert("\u{0}".to_owned(), ProjectSettings::default());
+    let refused = api.db().insert_settings(0, &unchecked, api.clock.now(), "operator").await;
+    assert!(matches!(refused, Err(DbError::Unstorable(_))), "{refused:?}");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
