@@ -1,6 +1,7 @@
 //! Versions of the settings over the API: who saved which and when, and the way back to an earlier one with its sealed secret.
 
 use crate::api_support::{Api, CI, OPERATOR, Reply, VIEWER};
+use crate::settings_browser::Browser;
 use axum::body::Body;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
@@ -77,7 +78,7 @@ async fn an_earlier_version_comes_back_with_its_secret_and_nobody_elses_sealed_t
         json!({ "ec2": { "authentication": { "access_key": { "id": "AKIAIOSFODNN7EXAMPLE", "secret": "canary-secret" } } } });
     assert_eq!(save(&api, &with_key, 0).await.status, 200);
     assert_eq!(save(&api, &json!({}), 1).await.status, 200);
-    let old = api.call(VIEWER, "GET", "/api/v1/settings/history/1").await;
+    let old = api.call(OPERATOR, "GET", "/api/v1/settings/history/1").await;
     assert!(!old.text.contains("canary-secret"), "{old:?}");
     let settings = old.json()["settings"].clone();
     assert!(settings["ec2"]["authentication"]["access_key"]["sealed"].is_string(), "{settings}");
@@ -93,6 +94,30 @@ async fn an_earlier_version_comes_back_with_its_secret_and_nobody_elses_sealed_t
     bent["ec2"]["authentication"]["access_key"]["sealed"] =
         json!(base64::Engine::encode(&base64::prelude::BASE64_STANDARD, other_row));
     assert!(save(&api, &bent, 3).await.problem(422).contains("access_key"), "sealed for something else");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn who_may_only_look_sees_no_secret_sealed_or_not(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let with_secrets = json!({
+        "ec2": { "authentication": { "access_key": { "id": "AKIAIOSFODNN7EXAMPLE", "secret": "canary-secret" } } },
+        "guest": { "http_proxy": "http://me:canary-1@proxy:3128", "https_proxy": "http://me:canary-2@proxy:3128" }
+    });
+    let saved = save(&api, &with_secrets, 0).await.json();
+    let sealed = saved["ec2"]["authentication"]["access_key"]["sealed"].as_str().unwrap();
+    let viewer = Browser::sign_in(&api, VIEWER).await;
+    let seen = [
+        api.call(VIEWER, "GET", "/api/v1/settings").await,
+        api.call(VIEWER, "GET", "/api/v1/settings/history/1").await,
+        viewer.get("/console/settings").await,
+        viewer.get("/console/settings/json").await,
+        viewer.get("/console/settings/history/1").await,
+    ];
+    for page in seen {
+        assert!(page.status == 200 && page.text.contains("me:[secret]@proxy"), "{page:?}");
+        assert!(!page.text.contains("canary") && !page.text.contains(sealed), "{page:?}");
+    }
+    assert_eq!(api.call(OPERATOR, "GET", "/api/v1/settings").await.json(), saved);
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

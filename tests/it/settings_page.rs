@@ -34,7 +34,7 @@ async fn check(browser: &Browser<'_>, page: &Reply, changes: &[(&str, &str)]) ->
 }
 
 async fn in_force(api: &Api) -> (String, serde_json::Value) {
-    let reply = api.call(VIEWER, "GET", "/api/v1/settings").await;
+    let reply = api.call(OPERATOR, "GET", "/api/v1/settings").await;
     (reply.header("etag").to_owned(), reply.json())
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn page(
     session: Session,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, Problem> {
-    let newest = settings::newest(&state).await?;
+    let mut newest = settings::newest(&state).await?;
+    newest.settings = settings::seen_by(&session.caller, newest.settings);
     let text = serde_json::to_string_pretty(&newest.settings).unwrap_or_default();
     Ok(show(&session, &uri, &newest, &text, Vec::new()))
 }

@@ -60,17 +60,18 @@ pub(super) async fn page(
     OriginalUri(uri): OriginalUri,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let filled = match asked.from {
+    let (version, base, shown) = match asked.from {
         Some(check) => {
             let row = settings_checks::find(&state, check).await?;
-            let base = Versioned { version: row.view.version, settings: row.base };
-            Filled { base, draft: Draft::of(&row.proposed), errors: Vec::new() }
+            (row.view.version, row.base, row.proposed)
         }
         None => {
-            let base = settings::newest(&state).await?;
-            Filled { draft: Draft::of(&base.settings), base, errors: Vec::new() }
+            let newest = settings::newest(&state).await?;
+            (newest.version, newest.settings.clone(), newest.settings)
         }
     };
+    let [base, shown] = [base, shown].map(|settings| settings::seen_by(&session.caller, settings));
+    let filled = Filled { base: Versioned { version, settings: base }, draft: Draft::of(&shown), errors: Vec::new() };
     show(&state, &session, &uri, StatusCode::OK, filled).await
 }
 
