@@ -20,7 +20,7 @@ use std::path::PathBuf;
   vm-service settings                                       all of them
   vm-service settings get preallocated                      a part
   vm-service settings set preallocated.machine=2 pause_launches=false
-  vm-service settings set --file settings.json --yes
+  vm-service settings set --file settings.json --on-top-of 12 --yes
   vm-service settings history                               who saved what, and when
   vm-service settings history 12                            what version 12 changed
   vm-service settings revert 11                             back to version 11")]
@@ -49,6 +49,10 @@ enum What {
         /// All settings, as JSON; what is left out gets its default.
         #[arg(long)]
         file: Option<PathBuf>,
+        /// The version that the file was made of, which `settings get` tells: nothing is saved when there is a newer one. Needed with
+        /// --yes.
+        #[arg(long, value_name = "VERSION", requires = "file")]
+        on_top_of: Option<i64>,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -79,11 +83,15 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<String, String> {
     let calls = Calls { client, as_json: args.json };
     match args.what.as_ref().unwrap_or(&What::Get { path: None }) {
-        What::Get { path } => get(client, path.as_deref()).await,
+        What::Get { path } => get(client, io, path.as_deref()).await,
         What::History { version: None } => calls.list("settings/history", [], VERSIONS).await.map_err(|e| e.to_string()),
         What::History { version: Some(version) } => changed_by(calls, *version).await,
-        What::Set { fields, file, yes } => {
-            let (before, tag) = newest(client).await?;
+        What::Set { fields, file, on_top_of, yes } => {
+            if *yes && file.is_some() && on_top_of.is_none() {
+                return Err("Say with --on-top-of which version the file was made of, as `vm-service settings get` tells it: what somebody saved since would be lost unseen.".to_owned());
+            }
+            let (before, newest) = newest(client).await?;
+            let tag = on_top_of.map_or(newest, |version| format!("\"{version}\""));
             let after = match file {
                 Some(file) => read(file)?,
                 None => with(before.clone(), fields)?,
@@ -107,9 +115,13 @@ const VERSIONS: Columns<SettingsVersion> = Columns {
     none: "Nobody has saved settings yet: those of the configuration are in force.",
 };
 
-async fn get(client: &Client, path: Option<&str>) -> Result<String, String> {
-    let all = client.get("settings").await.map_err(|e| e.to_string())?.body;
-    let Some(path) = path else { return Ok(json(&all)) };
+/// With all of them their version is told, beside the output, which is settings and nothing else.
+async fn get(client: &Client, io: &mut Io, path: Option<&str>) -> Result<String, String> {
+    let (all, tag) = newest(client).await?;
+    let Some(path) = path else {
+        io.say(&format!("These are version {}.", tag.trim_matches('"'))).await;
+        return Ok(json(&all));
+    };
     let none = || format!("There is no setting \"{path}\": `vm-service settings get` shows all.");
     find(&all, path).map(json).ok_or_else(none)
 }

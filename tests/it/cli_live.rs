@@ -111,13 +111,14 @@ async fn settings_are_read_changed_told_and_turned_back(pool: PgPool) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.json");
     std::fs::write(&file, "{\"history_days\": 7}").unwrap();
-    let file = file.to_str().unwrap();
-    assert_eq!(run(&url, &["settings", "set", "--file", file, "--yes"]).await.0, 0);
-    std::fs::write(file, "{\"history_days\": 0}").unwrap();
-    let (code, _, err) = run(&url, &["settings", "set", "--file", file, "--yes"]).await;
+    let set = ["settings", "set", "--yes", "--file", file.to_str().unwrap()];
+    let on_top_of = async |version: &str| run(&url, &[&set[..], &["--on-top-of", version]].concat()).await;
+    assert_eq!(on_top_of("2").await.0, 0);
+    std::fs::write(&file, "{\"history_days\": 0}").unwrap();
+    let (code, _, err) = on_top_of("3").await;
     assert_eq!((code, err.contains("history_days")), (1, true), "{err}");
-    std::fs::write(file, "{\"colour\": 1}").unwrap();
-    assert!(run(&url, &["settings", "set", "--file", file, "--yes"]).await.2.contains("no settings that this vm-service knows"));
+    std::fs::write(&file, "{\"colour\": 1}").unwrap();
+    assert!(on_top_of("3").await.2.contains("no settings that this vm-service knows"));
 
     let (_, out, _) = run(&url, &["settings", "history"]).await;
     let versions: Vec<&str> = out.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
@@ -131,6 +132,26 @@ async fn settings_are_read_changed_told_and_turned_back(pool: PgPool) {
     let now = api.call(OPERATOR, "GET", "/api/v1/settings").await.json();
     assert_eq!(now, api.call(OPERATOR, "GET", "/api/v1/settings/history/2").await.json()["settings"]);
     assert!(run(&url, &["settings", "revert", "9", "--yes"]).await.2.contains("no version 9"));
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_file_goes_on_top_of_the_version_that_it_was_made_of_and_no_other(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let url = serve(&api).await;
+    assert_eq!(run(&url, &["settings", "set", "history_days=7", "--yes"]).await.0, 0);
+    let (_, mine, told) = run(&url, &["settings", "get"]).await;
+    assert_eq!(told, "vm-service: These are version 1.\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.json");
+    std::fs::write(&file, mine.replace("\"history_days\": 7", "\"history_days\": 8")).unwrap();
+    assert_eq!(run(&url, &["settings", "set", "pause_launches=true", "--yes"]).await.0, 0);
+
+    let set = ["settings", "set", "--yes", "--file", file.to_str().unwrap()];
+    let (code, _, err) = run(&url, &set).await;
+    assert!(code == 1 && err.contains("--on-top-of"), "{err}");
+    let (code, _, err) = run(&url, &[&set[..], &["--on-top-of", "1"]].concat()).await;
+    assert!(code == 1 && err.contains("Somebody else saved settings meanwhile"), "{err}");
+    assert_eq!(run(&url, &["settings", "get", "pause_launches"]).await.1, "true\n", "nobody's change is lost");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
