@@ -283,3 +283,21 @@ async fn a_watched_list_tells_each_change_once_where_there_is_no_terminal(pool: 
     let (code, _, err) = run(&url, &["tasks", "--watch", "show", &Uuid::from_u128(1).to_string()]).await;
     assert_eq!((code, err.contains("--watch goes with the list")), (1, true), "{err}");
 }
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_watched_task_is_followed_when_newer_ones_fill_the_list(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let url = serve(&api).await;
+    api.put(CI, &task_path(1), &machine()).await;
+    let (out, watching) = begin(&url, &["tasks", "--watch"]);
+    eventually(async || out.text().contains("queued")).await;
+    for n in 2..=201 {
+        api.clock.advance(chrono::TimeDelta::milliseconds(1));
+        assert_eq!(api.put(CI, &task_path(n), &machine()).await.status, 201);
+    }
+    eventually(async || out.text().contains(&Uuid::from_u128(201).to_string())).await;
+    api.call(CI, "DELETE", &task_path(1)).await;
+    eventually(async || out.text().contains("cancelled")).await;
+    watching.abort();
+    assert_eq!(out.text().matches(&Uuid::from_u128(1).to_string()).count(), 2, "{}", out.text());
+}
