@@ -12,6 +12,9 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Of projects, of classes: as many as a form shows.
+pub const MOST_ROWS: usize = 1000;
+
 /// Where VMs come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -68,10 +71,10 @@ pub struct Settings {
     #[garde(dive)]
     pub preallocated: Preallocated,
     /// Projects that differ from the others; the key is a project's id.
-    #[garde(custom(are_project_ids), dive)]
+    #[garde(length(max = MOST_ROWS), custom(are_project_ids), dive)]
     pub projects: BTreeMap<String, ProjectSettings>,
     /// What a task asks for by name; `medium` must exist.
-    #[garde(custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
+    #[garde(length(max = MOST_ROWS), custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
     pub resource_classes: BTreeMap<String, ResourceClass>,
     /// No launch is sent while true; tasks wait.
     #[garde(skip)]
