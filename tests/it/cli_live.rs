@@ -210,6 +210,7 @@ async fn the_audit_log_is_read_exported_and_verified(pool: PgPool) {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap().as_array().unwrap().len(), 4);
     let (code, out, _) = run(&url, &["audit", "verify"]).await;
     assert_eq!((code, out.starts_with("The chain holds: 4 links; the last is ")), (0, true), "{out}");
+    assert!(run(&url, &["audit", "verify", "--after", "3"]).await.1.starts_with("The chain holds: 1 links; the last is "));
     for sql in ["alter table vms.audit disable trigger user", "update vms.audit set success = false where link = 2"] {
         sqlx::query(sql).execute(&pool).await.unwrap();
     }
