@@ -45,14 +45,8 @@ impl InForce {
         let (ok, detail, saved, known) = match found {
             Ok((Some((version, settings)), known)) => (true, format!("version {version}"), Some(settings), known),
             Ok((None, known)) => (true, format!("none are saved; {source} are in force"), None, known),
-            Err(error @ DbError::Refused(_)) => {
-                let mend = "save valid ones with PUT /api/v1/settings";
-                (
-                    false,
-                    format!("the saved ones cannot be read by this version ({error}): {mend}; {source} are looked at"),
-                    None,
-                    None,
-                )
+            Err(error @ DbError::UnreadableSettings { .. }) => {
+                (false, format!("{error} Until then {source} are looked at"), None, None)
             }
             Err(error) => (true, format!("the saved ones are not looked at: {error}; {source} are"), None, None),
         };

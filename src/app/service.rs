@@ -142,11 +142,8 @@ impl Service {
         let (served, ()) = tokio::join!(serving, timers::run(loops, self.clock.clone(), wake, &crons, stop.clone()));
         stop.cancel();
         crons.stop().await;
-        for task in [woken, measured] {
+        for task in [woken, measured, metrics] {
             task.await.context("a task of the service panicked")?;
-        }
-        if let Err(error) = metrics.await.context("a task of the service panicked")? {
-            tracing::warn!(%error, "metrics were not sent to StatsD any more");
         }
         served
     }

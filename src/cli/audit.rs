@@ -57,7 +57,11 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Check that no row of the log was changed and none is gone; say where, if so.
-    Verify,
+    Verify {
+        /// Only what follows this link: those before it were archived.
+        #[arg(long, value_name = "LINK", default_value_t = 0)]
+        after: i64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -87,8 +91,8 @@ const COLUMNS: Columns<AuditView> = Columns {
 
 /// Runs the command; the answer is what to print, or why not.
 pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<String, String> {
-    if let Some(What::Verify) = args.what {
-        return verify(client, args.json).await;
+    if let Some(What::Verify { after }) = args.what {
+        return verify(client, after, args.json).await;
     }
     let given = |name: &'static str, text: &Option<String>| text.as_ref().map(|text| (name, text.clone()));
     let time = |name: &'static str, at: Option<DateTime<Utc>>| {
@@ -126,12 +130,12 @@ async fn export(client: &Client, io: &mut Io, query: Vec<(&str, String)>, kind: 
 }
 
 /// Part by part to the end of the chain, or to its first fault.
-async fn verify(client: &Client, as_json: bool) -> Result<String, String> {
+async fn verify(client: &Client, after: i64, as_json: bool) -> Result<String, String> {
     let ask = async |after: i64| -> Result<(Value, AuditCheck), ClientError> {
         let body = client.get(&format!("audit/check?after={after}")).await?.body;
         Ok((body.clone(), client.typed(body)?))
     };
-    let (mut body, mut check) = ask(0).await.map_err(|e| e.to_string())?;
+    let (mut body, mut check) = ask(after).await.map_err(|e| e.to_string())?;
     let mut checked = check.checked;
     while let Some(after) = check.next {
         (body, check) = ask(after).await.map_err(|e| e.to_string())?;

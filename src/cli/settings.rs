@@ -20,7 +20,7 @@ use std::path::PathBuf;
   vm-service settings                                       all of them
   vm-service settings get preallocated                      a part
   vm-service settings set preallocated.machine=2 pause_launches=false
-  vm-service settings set --file settings.json --yes
+  vm-service settings set --file settings.json --on-top-of 12 --yes
   vm-service settings history                               who saved what, and when
   vm-service settings history 12                            what version 12 changed
   vm-service settings revert 11                             back to version 11")]
@@ -49,6 +49,10 @@ enum What {
         /// All settings, as JSON; what is left out gets its default.
         #[arg(long)]
         file: Option<PathBuf>,
+        /// The version that the file was made of, which `settings get` tells: nothing is saved when there is a newer one. Needed with
+        /// --yes.
+        #[arg(long, value_name = "VERSION", requires = "file")]
+        on_top_of: Option<i64>,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -79,21 +83,25 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<String, String> {
     let calls = Calls { client, as_json: args.json };
     match args.what.as_ref().unwrap_or(&What::Get { path: None }) {
-        What::Get { path } => get(client, path.as_deref()).await,
+        What::Get { path } => get(client, io, path.as_deref()).await,
         What::History { version: None } => calls.list("settings/history", [], VERSIONS).await.map_err(|e| e.to_string()),
         What::History { version: Some(version) } => changed_by(calls, *version).await,
-        What::Set { fields, file, yes } => {
-            let (before, tag) = newest(client).await?;
+        What::Set { fields, file, on_top_of, yes } => {
+            if *yes && file.is_some() && on_top_of.is_none() {
+                return Err("Say with --on-top-of which version the file was made of, as `vm-service settings get` tells it: what somebody saved since would be lost unseen.".to_owned());
+            }
+            let (before, newest) = newest(client).await?;
+            let tag = on_top_of.map_or(newest, |version| format!("\"{version}\""));
             let after = match file {
                 Some(file) => read(file)?,
                 None => with(before.clone(), fields)?,
             };
-            save(calls, io, before, after, &tag, *yes).await
+            save(calls, io, Some(before), after, &tag, *yes).await
         }
         What::Revert { version, yes } => {
             let earlier = client.get(&format!("settings/history/{version}")).await.map_err(|e| e.to_string())?;
             let after = earlier.body.get("settings").cloned().unwrap_or_default();
-            let (before, tag) = newest(client).await?;
+            let (before, tag) = top(client).await?;
             save(calls, io, before, after, &tag, *yes).await
         }
     }
@@ -107,9 +115,13 @@ const VERSIONS: Columns<SettingsVersion> = Columns {
     none: "Nobody has saved settings yet: those of the configuration are in force.",
 };
 
-async fn get(client: &Client, path: Option<&str>) -> Result<String, String> {
-    let all = client.get("settings").await.map_err(|e| e.to_string())?.body;
-    let Some(path) = path else { return Ok(json(&all)) };
+/// With all of them their version is told, beside the output, which is settings and nothing else.
+async fn get(client: &Client, io: &mut Io, path: Option<&str>) -> Result<String, String> {
+    let (all, tag) = newest(client).await?;
+    let Some(path) = path else {
+        io.say(&format!("These are version {}.", tag.trim_matches('"'))).await;
+        return Ok(json(&all));
+    };
     let none = || format!("There is no setting \"{path}\": `vm-service settings get` shows all.");
     find(&all, path).map(json).ok_or_else(none)
 }
@@ -127,6 +139,18 @@ async fn newest(client: &Client) -> Result<(Value, String), String> {
     let answer = client.get("settings").await.map_err(|e| e.to_string())?;
     let tag = answer.etag.ok_or("The service did not say which version its settings are: is it another version of vm-service?")?;
     Ok((answer.body, tag))
+}
+
+/// The newest version's tag, and its settings unless the service says that it cannot read them.
+async fn top(client: &Client) -> Result<(Option<Value>, String), String> {
+    match client.get("settings").await {
+        Err(ClientError::Problem(problem)) if problem.status == 409 => {
+            let list = client.get("settings/history?limit=1").await.map_err(|e| e.to_string())?.body;
+            let version = list.pointer("/items/0/version").ok_or_else(|| problem.to_string())?;
+            Ok((None, format!("\"{version}\"")))
+        }
+        _ => newest(client).await.map(|(settings, tag)| (Some(settings), tag)),
+    }
 }
 
 fn read(file: &std::path::Path) -> Result<Value, String> {
@@ -198,10 +222,14 @@ async fn changed_by(calls: Calls<'_>, version: i64) -> Result<String, String> {
     Ok(heading + &body)
 }
 
-async fn save(calls: Calls<'_>, io: &mut Io, before: Value, after: Value, tag: &str, yes: bool) -> Result<String, String> {
-    let lines = told(&before, &after)?;
-    if lines.is_empty() {
-        return Ok(if calls.as_json { json(&before) } else { "Nothing would change: nothing is saved.\n".to_owned() });
+/// `before`: none when the newest cannot be read.
+async fn save(calls: Calls<'_>, io: &mut Io, before: Option<Value>, after: Value, tag: &str, yes: bool) -> Result<String, String> {
+    let lines = match &before {
+        Some(before) => told(before, &after)?,
+        None => vec!["The newest settings were saved by another vm-service: what differs cannot be told.".to_owned()],
+    };
+    if let (Some(before), true) = (&before, lines.is_empty()) {
+        return Ok(if calls.as_json { json(before) } else { "Nothing would change: nothing is saved.\n".to_owned() });
     }
     for line in &lines {
         io.say(line).await;

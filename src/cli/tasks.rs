@@ -61,7 +61,7 @@ pub(super) enum What {
 pub(super) struct Which {
     /// Only in this state: queued, preparing, ready, released, failed, expired or cancelled.
     #[arg(long)]
-    state: Option<TaskState>,
+    pub(super) state: Option<TaskState>,
     /// Only of this project.
     #[arg(long)]
     project: Option<String>,

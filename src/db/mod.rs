@@ -87,6 +87,20 @@ pub enum DbError {
     /// The lease is gone, and with it the right to write.
     #[error("the lease on this row is lost")]
     LostLease,
+    /// The newest settings are another binary's: save readable ones on top of this version.
+    #[error(
+        "Version {version} of the settings was saved by another vm-service and cannot be read by this one ({why}): go back to an earlier \
+         one, with `vm-service settings revert VERSION` or in the console under /console/settings/history."
+    )]
+    UnreadableSettings {
+        /// Theirs.
+        version: i64,
+        /// What this binary does not know.
+        why: String,
+    },
+    /// Text that Postgres cannot hold, the character U+0000: leave it out.
+    #[error("there is text that the database cannot hold")]
+    Unstorable(#[source] sqlx::Error),
     /// A defect: log it.
     #[error("the database refused a statement")]
     Refused(#[source] sqlx::Error),
@@ -102,6 +116,8 @@ impl From<sqlx::Error> for DbError {
             Some("VM002") => Self::LimitReached(message()),
             // Unique and foreign keys; serialization failure and deadlock.
             Some("23505" | "23503" | "40001" | "40P01") => Self::Conflict(message()),
+            // Untranslatable character (jsonb), character not in repertoire (text).
+            Some("22P05" | "22021") => Self::Unstorable(error),
             // A statement or lock that waited too long, or a transaction that stood still for too long, may do better next time.
             Some("57014" | "55P03" | "25P03") => Self::Unavailable(error),
             // Classes 08 (connection), 57P (operator intervention), 53 (resources).

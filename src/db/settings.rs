@@ -21,7 +21,7 @@ impl Db {
     /// The newest settings; none when none was ever saved.
     ///
     /// # Errors
-    /// `Refused` when the row cannot be read by this binary.
+    /// `UnreadableSettings` when another binary saved them.
     pub async fn find_settings(&self) -> Result<Option<Versioned>, DbError> {
         let row = sqlx::query!(
             "-- settings::find_settings
@@ -30,8 +30,10 @@ impl Db {
         .fetch_optional(&self.pool)
         .await?;
         row.map(|row| {
-            let settings = serde_json::from_value(row.body).map_err(|e| DbError::Refused(sqlx::Error::Decode(Box::new(e))))?;
-            Ok(Versioned { version: row.version, settings })
+            let version = row.version;
+            let settings =
+                serde_json::from_value(row.body).map_err(|e| DbError::UnreadableSettings { version, why: e.to_string() })?;
+            Ok(Versioned { version, settings })
         })
         .transpose()
     }

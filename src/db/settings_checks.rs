@@ -8,7 +8,7 @@ use crate::domain::ids::SettingsCheckId;
 use crate::domain::settings::Settings;
 use crate::domain::settings_check::{CheckResult, CheckState, CheckView};
 use crate::domain::settings_diff::diff;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::types::Json;
 
 /// A wish to have settings checked.
@@ -123,10 +123,10 @@ impl Db {
         Ok(Some(CheckRow { view, base, proposed }))
     }
 
-    /// Takes open checks up that nobody works on, oldest first.
+    /// Takes open checks up that nobody works on, oldest first. One that this binary cannot read is left to another for a second.
     ///
     /// # Errors
-    /// `Refused` when a row cannot be read by this binary.
+    /// See [`DbError`].
     pub async fn lease_settings_checks(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<LeasedCheck>, DbError> {
         let rows = sqlx::query!(
             r#"-- settings_checks::lease_settings_checks
@@ -143,13 +143,17 @@ impl Db {
         )
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                let proposed = serde_json::from_value(row.body).map_err(unreadable)?;
-                let (lease, created_at, deadline_at) = (row.lease_token, row.created_at, row.deadline_at);
-                Ok(LeasedCheck { id: row.id, lease, proposed, created_at, deadline_at })
-            })
-            .collect()
+        let mut ours = Vec::new();
+        for row in rows {
+            match serde_json::from_value(row.body) {
+                Ok(proposed) => {
+                    let (lease, created_at, deadline_at) = (row.lease_token, row.created_at, row.deadline_at);
+                    ours.push(LeasedCheck { id: row.id, lease, proposed, created_at, deadline_at });
+                }
+                Err(_) => self.give_back(row.id, row.lease_token, now + TimeDelta::seconds(1)).await?,
+            }
+        }
+        Ok(ours)
     }
 
     /// Gives a check back: another process may be able to do it, or this one later.
@@ -157,11 +161,15 @@ impl Db {
     /// # Errors
     /// `LostLease`: it is not ours any more.
     pub async fn release_settings_check(&self, check: &LeasedCheck, due_at: DateTime<Utc>) -> Result<(), DbError> {
+        self.give_back(check.id, check.lease, due_at).await
+    }
+
+    async fn give_back(&self, id: SettingsCheckId, lease: i64, due_at: DateTime<Utc>) -> Result<(), DbError> {
         let done = sqlx::query!(
             "-- settings_checks::release_settings_check
              update vms.settings_checks set lease_until = null, due_at = $3 where id = $1 and lease_token = $2 and finished_at is null",
-            check.id.0,
-            check.lease,
+            id.0,
+            lease,
             due_at,
         )
         .execute(&self.pool)

@@ -6,7 +6,7 @@
 //! Not here: what is launched and drained for it (`plan::scale`).
 
 use super::resource_class::DEFAULT_CLASS;
-use super::task::Executor;
+use super::task::{Executor, no_control_characters};
 use chrono::{DateTime, DurationRound as _, NaiveDateTime, SubsecRound as _, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
@@ -51,7 +51,7 @@ pub struct Pool {
     #[garde(skip)]
     pub executor: Executor,
     /// Name of the class.
-    #[garde(length(chars, min = 1, max = 100))]
+    #[garde(length(chars, min = 1, max = 100), custom(no_control_characters))]
     pub resource_class: String,
     /// How many.
     #[garde(range(max = 10_000))]
@@ -66,7 +66,7 @@ pub struct Schedule {
     #[garde(skip)]
     pub executor: Executor,
     /// Name of the class.
-    #[garde(length(chars, min = 1, max = 100))]
+    #[garde(length(chars, min = 1, max = 100), custom(no_control_characters))]
     pub resource_class: String,
     /// A cron pattern of five fields: minute, hour, day of the month, month, day of the week. It names a time each month or more often.
     #[garde(custom(is_monthly))]

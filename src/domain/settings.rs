@@ -7,10 +7,13 @@
 use super::ec2::Ec2Settings;
 use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
-use super::task::Executor;
+use super::task::{Executor, no_control_characters};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Of projects, of classes: as many as a form shows.
+pub const MOST_ROWS: usize = 1000;
 
 /// Where VMs come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -68,10 +71,10 @@ pub struct Settings {
     #[garde(dive)]
     pub preallocated: Preallocated,
     /// Projects that differ from the others; the key is a project's id.
-    #[garde(dive)]
+    #[garde(length(max = MOST_ROWS), custom(are_project_ids), dive)]
     pub projects: BTreeMap<String, ProjectSettings>,
     /// What a task asks for by name; `medium` must exist.
-    #[garde(custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
+    #[garde(length(max = MOST_ROWS), custom(has_default_class), custom(have_their_gpus(self.provider)), dive)]
     pub resource_classes: BTreeMap<String, ResourceClass>,
     /// No launch is sent while true; tasks wait.
     #[garde(skip)]
@@ -339,6 +342,15 @@ impl Settings {
     }
 }
 
+/// As a task names its project.
+fn are_project_ids(projects: &BTreeMap<String, ProjectSettings>, context: &()) -> garde::Result {
+    let is_id = |id: &String| (1..=200).contains(&id.chars().count()) && no_control_characters(id, context).is_ok();
+    if projects.keys().all(is_id) {
+        return Ok(());
+    }
+    Err(garde::Error::new("ids have 1 to 200 characters, none of them a control character"))
+}
+
 fn has_default_class(classes: &BTreeMap<String, ResourceClass>, _: &()) -> garde::Result {
     let named_well =
         |name: &String| (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -380,7 +392,8 @@ fn is_proxy_url(text: &str, context: &()) -> garde::Result {
 fn is_pem(text: &str, _: &()) -> garde::Result {
     let text = text.trim();
     let framed = text.starts_with("-----BEGIN CERTIFICATE-----") && text.ends_with("-----END CERTIFICATE-----");
-    if !framed || !text.is_ascii() {
+    let plain = text.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
+    if !framed || !plain {
         return Err(garde::Error::new("is not a certificate in PEM form"));
     }
     Ok(())

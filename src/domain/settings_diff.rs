@@ -1,8 +1,10 @@
-//! What differs between two versions of the settings, and one person's changes on top of another's. No secret is ever in it.
+//! What differs between two versions of the settings, and one person's changes on top of another's. No secret is ever in it, nor in what
+//! is shown to somebody who may not change them ([`without_secrets`]).
 //!
 //! A *leaf* is a value without parts: a number, a word, or a list of them as a whole. Its *path* names it: `timeouts.task_hours`,
 //! `preallocated.schedules[0].cron`.
 
+use super::ec2::{AccessKey, Authentication};
 use super::settings::Settings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -109,21 +111,37 @@ fn masked(path: &str, value: &Value) -> Value {
     if path.ends_with("access_key.sealed") {
         return MASK.into();
     }
-    let (Value::String(text), true) = (value, path.starts_with("guest.http")) else { return value.clone() };
-    let Some((scheme, rest)) = text.split_once("://") else { return value.clone() };
-    match rest.rsplit_once('@') {
-        Some((login, host)) => {
-            let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:{MASK}@{host}").into()
-        }
-        None => value.clone(),
+    match value {
+        Value::String(text) if path.starts_with("guest.http") => without_password(text).into(),
+        _ => value.clone(),
     }
+}
+
+fn without_password(address: &str) -> String {
+    let parts = address.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    match parts {
+        Some((scheme, (login, host))) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:{MASK}@{host}")
+        }
+        None => address.to_owned(),
+    }
+}
+
+/// The settings with a mask in place of each secret.
+pub fn without_secrets(mut settings: Settings) -> Settings {
+    for proxy in [&mut settings.guest.http_proxy, &mut settings.guest.https_proxy].into_iter().flatten() {
+        *proxy = without_password(proxy);
+    }
+    if let Authentication::AccessKey(AccessKey { sealed: Some(sealed), .. }) = &mut settings.ec2.authentication {
+        *sealed = MASK.to_owned();
+    }
+    settings
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ec2::{AccessKey, Authentication};
     use crate::domain::settings::ProjectSettings;
 
     fn changed(change: impl FnOnce(&mut Settings)) -> Settings {

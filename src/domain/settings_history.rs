@@ -23,6 +23,6 @@ pub struct SavedSettings {
     /// Which.
     #[serde(flatten)]
     pub saved: SettingsVersion,
-    /// As they were saved; a secret is sealed, and stays good when it is sent back so.
+    /// As they were saved; a secret is sealed, and stays good when it is sent back so. Who may not change settings sees a mask in its place.
     pub settings: Settings,
 }

@@ -13,6 +13,7 @@ use crate::domain::access::Caller;
 use crate::domain::ec2::{AccessKey, Authentication};
 use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
+use crate::domain::settings_diff::without_secrets;
 use crate::seal::settings_row;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, header};
@@ -29,14 +30,14 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_settings, put_settings)).layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
-/// The settings in force; the header `ETag` has their version.
+/// The settings in force; the header `ETag` has their version. Who may not change them sees `[secret]` in place of each secret.
 #[utoipa::path(
     get, path = "/api/v1/settings", tag = "settings",
     responses((status = 200, description = "In force", body = Settings, headers(("ETag" = String, description = "Their version"))))
 )]
-async fn get_settings(State(state): State<AppState>, _: Viewer) -> Result<Response, Problem> {
+async fn get_settings(State(state): State<AppState>, Viewer(caller): Viewer) -> Result<Response, Problem> {
     let newest = newest(&state).await?;
-    Ok(answer(newest.version, newest.settings))
+    Ok(answer(newest.version, seen_by(&caller, newest.settings)))
 }
 
 /// Saves the settings, all of them; a field that is left out gets its default.
@@ -70,6 +71,11 @@ pub(super) async fn save(state: &AppState, caller: &Caller, seen: i64, settings:
     }
 }
 
+/// As this caller may see them.
+pub(super) fn seen_by(caller: &Caller, settings: Settings) -> Settings {
+    if caller.role.may_operate() { settings } else { without_secrets(settings) }
+}
+
 /// What is kept and shown has the secret half of an access key sealed. What we have sealed before, in whichever version, stays good.
 pub(super) fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
     let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
@@ -95,6 +101,16 @@ fn is_ours(state: &AppState, key: &AccessKey) -> bool {
 pub(super) async fn newest(state: &AppState) -> Result<Versioned, Problem> {
     let saved = state.db.find_settings().await?;
     Ok(saved.unwrap_or_else(|| Versioned { version: 0, settings: state.settings.borrow().settings.clone() }))
+}
+
+/// The newest version, which a save goes on top of, and its settings when this binary can read them.
+pub(super) async fn top(state: &AppState) -> Result<(i64, Option<Settings>), Problem> {
+    match state.db.find_settings().await {
+        Err(DbError::UnreadableSettings { version, .. }) => Ok((version, None)),
+        Err(error) => Err(error.into()),
+        Ok(Some(saved)) => Ok((saved.version, Some(saved.settings))),
+        Ok(None) => Ok((0, Some(state.settings.borrow().settings.clone()))),
+    }
 }
 
 fn answer(version: i64, settings: Settings) -> Response {

@@ -8,6 +8,7 @@ use super::auth::Viewer;
 use super::extract::{Path, Query};
 use super::paging;
 use super::problem::Problem;
+use super::settings::seen_by;
 use super::state::AppState;
 use crate::domain::api::Page;
 use crate::domain::settings_history::{SavedSettings, SettingsVersion};
@@ -58,7 +59,7 @@ async fn list_versions(
 )]
 async fn get_version(
     State(state): State<AppState>,
-    _: Viewer,
+    Viewer(caller): Viewer,
     Path(version): Path<i64>,
 ) -> Result<axum::Json<SavedSettings>, Problem> {
     let (saved, body) = state.db.find_settings_version(version).await?.ok_or_else(|| {
@@ -69,7 +70,7 @@ async fn get_version(
             "Version {version} was saved by another vm-service, which knew other settings: choose a newer one."
         ))
     })?;
-    Ok(axum::Json(SavedSettings { saved, settings }))
+    Ok(axum::Json(SavedSettings { saved, settings: seen_by(&caller, settings) }))
 }
 
 fn number(text: &str) -> Result<i64, Problem> {

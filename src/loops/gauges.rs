@@ -1,6 +1,6 @@
 //! Keeps the state gauges: what there is, counted once every few seconds for all who scrape and for StatsD.
 //!
-//! A label set that is not counted any more is set to 0, and does not stand as it was.
+//! A label set that is not counted any more is set to 0, and does not stand as it was; a limit that is not set any more is missing.
 //!
 //! Reads: what `Db::count_state` counts; the settings. Writes: gauges. Runs: in `serve`.
 
@@ -9,7 +9,7 @@ use crate::db::gauges::State;
 use crate::domain::lifecycle::{TaskState, VmState};
 use crate::domain::settings::Settings;
 use crate::domain::task::Executor;
-use crate::telemetry::{names, statsd};
+use crate::telemetry::{names, recorder, statsd};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use metrics::gauge;
@@ -50,7 +50,8 @@ impl Loop for Gauges {
         tell_statsd(&state, now);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, labels) in known.iter().filter(|series| !values.contains_key(*series)) {
-            gauge!(*name, labels).set(0.0);
+            let gone = if *name == names::LIMIT { recorder::MISSING } else { 0.0 };
+            gauge!(*name, labels).set(gone);
         }
         for ((name, labels), value) in &values {
             gauge!(*name, labels).set(*value);

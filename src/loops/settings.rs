@@ -61,10 +61,8 @@ impl Loop for TakeSettings {
                 self.limit(&Versioned { version, ..known }, false).await?;
                 self.problem.send_if_modified(|problem| problem.take().is_some());
             }
-            Err(DbError::Refused(error)) => {
-                let sentence = format!(
-                    "the saved settings cannot be read by this version: {error}; save valid ones with PUT /api/v1/settings"
-                );
+            Err(unreadable @ DbError::UnreadableSettings { .. }) => {
+                let sentence = unreadable.to_string();
                 self.problem.send_if_modified(|problem| problem.replace(sentence.clone()).as_ref() != Some(&sentence));
             }
             Err(error) => return Err(error.into()),

@@ -12,6 +12,9 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// What a gauge is set to that is there no more: a recorder forgets none, and [`render`] leaves this one out.
+pub const MISSING: f64 = f64::NAN;
+
 /// The values for Prometheus; there is one recorder in a process.
 static VALUES: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -75,7 +78,8 @@ fn describe() {
 
 /// Everything recorded so far, as text for Prometheus; empty before [`install`].
 pub fn render() -> String {
-    VALUES.get().map(PrometheusHandle::render).unwrap_or_default()
+    let text = VALUES.get().map(PrometheusHandle::render).unwrap_or_default();
+    text.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect()
 }
 
 /// Folds what histograms have collected, so that it does not grow when nobody reads it.

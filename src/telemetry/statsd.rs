@@ -15,7 +15,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{UdpSocket, lookup_host};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 /// What the guide's names contain, and names of the catalogue do not.
 pub(super) const PREFIXES: [&str; 1] = ["vm-service."];
@@ -24,6 +24,10 @@ pub(super) const PREFIXES: [&str; 1] = ["vm-service."];
 const LARGEST: usize = 65_535;
 /// How long an address is used before its name is looked up again.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// For a name to be looked up.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// Until a socket is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Between folds of what histograms have collected.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
@@ -78,38 +82,57 @@ impl Relay {
         UdpSocket::from_std(socket).map(Self)
     }
 
-    /// Runs until `stop`; `to` says where to, as `host:port`.
-    ///
-    /// # Errors
-    /// No socket can be opened, or the exporter's cannot be read.
-    pub async fn run(self, to: impl Fn() -> Option<String>, stop: impl Future<Output = ()>) -> std::io::Result<()> {
-        let mut tidy = interval(TIDY_EVERY);
-        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut target: Option<Target> = None;
-        let mut out: Option<UdpSocket> = None;
+    /// Runs until `stop`; `to` says where to, as `host:port`. Whatever hinders it, it goes on when that is over.
+    pub async fn run(self, to: impl Fn() -> Option<String>, stop: impl Future<Output = ()>) {
+        tokio::select! {
+            () = stop => {}
+            () = keep_tidy() => {}
+            () = self.carry(to) => {}
+        }
+    }
+
+    async fn carry(self, to: impl Fn() -> Option<String>) {
+        let (mut target, mut out) = (None, None);
         let mut datagram = vec![0; LARGEST];
-        tokio::pin!(stop);
         loop {
-            let length = tokio::select! {
-                () = &mut stop => return Ok(()),
-                _ = tidy.tick() => {
-                    super::recorder::tidy();
-                    continue;
-                }
-                received = self.0.recv(&mut datagram) => received?,
-            };
-            let Some(address) = find(&mut target, to()).await else { continue };
-            let fits = |socket: &UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == address.is_ipv4());
-            if !out.as_ref().is_some_and(fits) {
-                let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-                out = Some(UdpSocket::bind((any, 0)).await?);
-            }
-            if let Some(socket) = &out
-                && let Err(error) = socket.send_to(&datagram[..length], address).await
-            {
-                tracing::debug!(%address, %error, "a datagram for StatsD could not be sent");
+            if let Err(error) = self.carry_one(&mut datagram, &to, &mut target, &mut out).await {
+                tracing::warn!(%error, "nothing can be carried to StatsD: it is tried again");
+                out = None;
+                sleep(PAUSE).await;
             }
         }
+    }
+
+    /// An error is one of a socket; a datagram that its host did not take is gone.
+    async fn carry_one(
+        &self,
+        datagram: &mut [u8],
+        to: &impl Fn() -> Option<String>,
+        target: &mut Option<Target>,
+        out: &mut Option<UdpSocket>,
+    ) -> std::io::Result<()> {
+        let length = self.0.recv(datagram).await?;
+        let Some(address) = find(target, to()).await else { return Ok(()) };
+        let fits = |socket: &UdpSocket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == address.is_ipv4());
+        if !out.as_ref().is_some_and(fits) {
+            let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+            *out = Some(UdpSocket::bind((any, 0)).await?);
+        }
+        if let Some(socket) = out
+            && let Err(error) = socket.send_to(&datagram[..length], address).await
+        {
+            tracing::debug!(%address, %error, "a datagram for StatsD could not be sent");
+        }
+        Ok(())
+    }
+}
+
+async fn keep_tidy() {
+    let mut turns = interval(TIDY_EVERY);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        super::recorder::tidy();
     }
 }
 
@@ -122,7 +145,7 @@ async fn find(target: &mut Option<Target>, name: Option<String>) -> Option<Socke
     if let Some(known) = target.as_ref().filter(|known| known.name == name && known.known_at.elapsed() < KNOWN_FOR) {
         return known.address;
     }
-    let found = lookup_host(&name).await;
+    let found = timeout(LOOKUP, lookup_host(&name)).await.unwrap_or_else(|late| Err(late.into()));
     if let Err(error) = &found {
         tracing::warn!(statsd = name, %error, "the StatsD host of the settings cannot be looked up: nothing is sent to it");
     }

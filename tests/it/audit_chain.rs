@@ -264,3 +264,21 @@ async fn an_hour_becomes_a_file_when_it_is_over_once_and_whole(pool: PgPool) {
     let nowhere = Files { world: bench.world.clone(), folder: "/proc/nowhere".into(), host: "h".to_owned() };
     assert!(format!("{:#}", nowhere.tick(start + TimeDelta::hours(4), 1).await.err().unwrap()).contains("/proc/nowhere"));
 }
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn the_runbook_of_archiving_leaves_a_chain_that_holds(pool: PgPool) {
+    let db = ten(&pool).await;
+    let (_, book) = include_str!("../../docs/operate.md").split_once("        begin;\n").unwrap();
+    let (book, _) = book.split_once("        commit;\n").unwrap();
+    let at = (crate::support::start() + TimeDelta::seconds(6)).to_rfc3339();
+    let mut tx = db.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(book.replace("2026-01-01", &at))).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let left: (i64, i64) = sqlx::query_as("select min(link), count(*) from vms.audit").fetch_one(&pool).await.unwrap();
+    assert_eq!(left, (6, 5), "the last archived row stays");
+    let check = db.check_audit(6, 1000).await.unwrap();
+    assert!(check.holds && check.checked == 4, "{check:?}");
+    assert_eq!(broken(&db).await.1, "5 rows are gone: 1 to 5");
+    let refused = sqlx::query("delete from vms.audit").execute(&pool).await.unwrap_err().to_string();
+    assert!(refused.contains("append-only"), "{refused}");
+}

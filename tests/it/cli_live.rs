@@ -111,13 +111,14 @@ async fn settings_are_read_changed_told_and_turned_back(pool: PgPool) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.json");
     std::fs::write(&file, "{\"history_days\": 7}").unwrap();
-    let file = file.to_str().unwrap();
-    assert_eq!(run(&url, &["settings", "set", "--file", file, "--yes"]).await.0, 0);
-    std::fs::write(file, "{\"history_days\": 0}").unwrap();
-    let (code, _, err) = run(&url, &["settings", "set", "--file", file, "--yes"]).await;
+    let set = ["settings", "set", "--yes", "--file", file.to_str().unwrap()];
+    let on_top_of = async |version: &str| run(&url, &[&set[..], &["--on-top-of", version]].concat()).await;
+    assert_eq!(on_top_of("2").await.0, 0);
+    std::fs::write(&file, "{\"history_days\": 0}").unwrap();
+    let (code, _, err) = on_top_of("3").await;
     assert_eq!((code, err.contains("history_days")), (1, true), "{err}");
-    std::fs::write(file, "{\"colour\": 1}").unwrap();
-    assert!(run(&url, &["settings", "set", "--file", file, "--yes"]).await.2.contains("no settings that this vm-service knows"));
+    std::fs::write(&file, "{\"colour\": 1}").unwrap();
+    assert!(on_top_of("3").await.2.contains("no settings that this vm-service knows"));
 
     let (_, out, _) = run(&url, &["settings", "history"]).await;
     let versions: Vec<&str> = out.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
@@ -131,6 +132,42 @@ async fn settings_are_read_changed_told_and_turned_back(pool: PgPool) {
     let now = api.call(OPERATOR, "GET", "/api/v1/settings").await.json();
     assert_eq!(now, api.call(OPERATOR, "GET", "/api/v1/settings/history/2").await.json()["settings"]);
     assert!(run(&url, &["settings", "revert", "9", "--yes"]).await.2.contains("no version 9"));
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_file_goes_on_top_of_the_version_that_it_was_made_of_and_no_other(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let url = serve(&api).await;
+    assert_eq!(run(&url, &["settings", "set", "history_days=7", "--yes"]).await.0, 0);
+    let (_, mine, told) = run(&url, &["settings", "get"]).await;
+    assert_eq!(told, "vm-service: These are version 1.\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.json");
+    std::fs::write(&file, mine.replace("\"history_days\": 7", "\"history_days\": 8")).unwrap();
+    assert_eq!(run(&url, &["settings", "set", "pause_launches=true", "--yes"]).await.0, 0);
+
+    let set = ["settings", "set", "--yes", "--file", file.to_str().unwrap()];
+    let (code, _, err) = run(&url, &set).await;
+    assert!(code == 1 && err.contains("--on-top-of"), "{err}");
+    let (code, _, err) = run(&url, &[&set[..], &["--on-top-of", "1"]].concat()).await;
+    assert!(code == 1 && err.contains("Somebody else saved settings meanwhile"), "{err}");
+    assert_eq!(run(&url, &["settings", "get", "pause_launches"]).await.1, "true\n", "nobody's change is lost");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn settings_of_another_binary_are_turned_back(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let url = serve(&api).await;
+    assert_eq!(run(&url, &["settings", "set", "history_days=7", "--yes"]).await.0, 0);
+    sqlx::query("insert into vms.settings (body, created_at, created_by) values ('{\"colour\": 1}', now(), 'new')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (code, _, err) = run(&url, &["settings"]).await;
+    assert!(code == 1 && err.contains("Version 2") && err.contains("settings revert"), "{err}");
+    let (code, out, err) = run(&url, &["settings", "revert", "1", "--yes"]).await;
+    assert_eq!((code, out.as_str()), (0, "Saved as version 3; in force within seconds.\n"), "{err}");
+    assert_eq!(run(&url, &["settings", "get", "history_days"]).await.1, "7\n");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
@@ -173,6 +210,7 @@ async fn the_audit_log_is_read_exported_and_verified(pool: PgPool) {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap().as_array().unwrap().len(), 4);
     let (code, out, _) = run(&url, &["audit", "verify"]).await;
     assert_eq!((code, out.starts_with("The chain holds: 4 links; the last is ")), (0, true), "{out}");
+    assert!(run(&url, &["audit", "verify", "--after", "3"]).await.1.starts_with("The chain holds: 1 links; the last is "));
     for sql in ["alter table vms.audit disable trigger user", "update vms.audit set success = false where link = 2"] {
         sqlx::query(sql).execute(&pool).await.unwrap();
     }
@@ -245,4 +283,22 @@ async fn a_watched_list_tells_each_change_once_where_there_is_no_terminal(pool: 
     assert_eq!(out.text().lines().count(), 2, "{}", out.text());
     let (code, _, err) = run(&url, &["tasks", "--watch", "show", &Uuid::from_u128(1).to_string()]).await;
     assert_eq!((code, err.contains("--watch goes with the list")), (1, true), "{err}");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_watched_task_is_followed_when_newer_ones_fill_the_list(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let url = serve(&api).await;
+    api.put(CI, &task_path(1), &machine()).await;
+    let (out, watching) = begin(&url, &["tasks", "--watch"]);
+    eventually(async || out.text().contains("queued")).await;
+    for n in 2..=201 {
+        api.clock.advance(chrono::TimeDelta::milliseconds(1));
+        assert_eq!(api.put(CI, &task_path(n), &machine()).await.status, 201);
+    }
+    eventually(async || out.text().contains(&Uuid::from_u128(201).to_string())).await;
+    api.call(CI, "DELETE", &task_path(1)).await;
+    eventually(async || out.text().contains("cancelled")).await;
+    watching.abort();
+    assert_eq!(out.text().matches(&Uuid::from_u128(1).to_string()).count(), 2, "{}", out.text());
 }

@@ -1,6 +1,7 @@
 //! The catalogue of settings is the schema of `Settings`, field by field; it has the guide's names and defaults; a form made of it gives back
 //! what it was made of; and the page of the documentation is made of it.
 
+use garde::Validate as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::{PartialSchema as _, ToSchema as _};
@@ -160,6 +161,20 @@ fn what_is_wrong_is_told_at_its_field() {
     assert_eq!(at("resource_classes[1].key", "large"), "is there twice");
     assert!(told("resource_classes[1].key", "small")[0].1.contains("must contain \"medium\""));
     at("guest.http_proxy", "ftp://x");
+}
+
+#[test]
+fn no_row_is_dropped_unseen() {
+    let with = |count: usize| {
+        let mut some = Settings::default();
+        some.projects = (0..count).map(|n| (format!("p{n}"), ProjectSettings::default())).collect();
+        some
+    };
+    with(1000).validate().unwrap();
+    assert!(with(1001).validate().unwrap_err().to_string().contains("projects"));
+    assert_eq!(Draft::of(&with(1000)).settings().unwrap(), with(1000));
+    let errors = Draft::of(&with(1001)).settings().unwrap_err();
+    assert_eq!(errors.iter().map(|error| error.name.as_str()).collect::<Vec<_>>(), ["projects"]);
 }
 
 #[test]

@@ -221,6 +221,17 @@ async fn a_process_without_the_provider_leaves_a_check_to_one_that_has_it(pool: 
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_check_of_another_binary_holds_up_no_other_and_is_left_to_it(pool: PgPool) {
+    let scene = Scene::new(pool.clone()).await;
+    assert_eq!(scene.ask(&two_machines()).await.status, 201);
+    sqlx::query("update vms.settings_checks set body = '{\"colour\": 1}'").execute(&pool).await.unwrap();
+    assert_eq!(scene.check(&two_machines()).await["state"], "done");
+    let free =
+        "select count(*) from vms.settings_checks where body -> 'colour' is not null and lease_until is null and result is null";
+    assert_eq!(scene.bench.count(free).await, 1);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_check_is_made_on_top_of_what_was_seen_and_keeps_no_plain_secret(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let key = json!({ "access_key": { "id": "AKIAIOSFODNN7EXAMPLE", "secret": "canary-secret" } });

@@ -34,7 +34,7 @@ async fn check(browser: &Browser<'_>, page: &Reply, changes: &[(&str, &str)]) ->
 }
 
 async fn in_force(api: &Api) -> (String, serde_json::Value) {
-    let reply = api.call(VIEWER, "GET", "/api/v1/settings").await;
+    let reply = api.call(OPERATOR, "GET", "/api/v1/settings").await;
     (reply.header("etag").to_owned(), reply.json())
 }
 
@@ -168,6 +168,25 @@ async fn who_was_overtaken_is_told_by_whom_and_loses_nothing(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_form_whose_version_is_gone_is_shown_again_and_never_put_on_another(pool: PgPool) {
+    let (api, bench) = scene(&pool).await;
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    api.db().insert_settings(0, &Settings::default(), bench.now(), "anna").await.unwrap();
+    let typed = [("version", "7"), ("history_days", "30"), ("do", "check")];
+    let again = browser.send(SETTINGS, &with(fields(&browser.get(SETTINGS).await.text, "settings"), &typed)).await;
+    assert!(again.status == 412 && again.text.contains("began with is gone"), "{}", again.text);
+    let form = fields(&again.text, "settings");
+    assert!(
+        [("version", "1"), ("history_days", "30")].iter().all(|(name, text)| form.contains(&(name.to_string(), text.to_string())))
+    );
+    let json = "/console/settings/json";
+    let typed = [("version", "7"), ("json", "{\"history_days\": 30}")];
+    let again = browser.send(json, &with(fields(&browser.get(json).await.text, "settings"), &typed)).await;
+    assert!(again.status == 422 && again.text.contains("began with is gone") && again.text.contains("30}"), "{}", again.text);
+    assert_eq!(bench.count("select count(*) from vms.settings_checks").await, 0);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn every_version_has_who_and_when_and_a_way_back(pool: PgPool) {
     let (api, bench) = scene(&pool).await;
     let browser = Browser::sign_in(&api, OPERATOR).await;
@@ -192,6 +211,30 @@ async fn every_version_has_who_and_when_and_a_way_back(pool: PgPool) {
     let (version, settings) = in_force(&api).await;
     assert_eq!((version.as_str(), &settings["history_days"]), ("\"3\"", &json!(30)));
     assert_eq!(browser.get("/console/settings/history/9").await.status, 404);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn settings_of_another_binary_are_told_and_left_for_a_version_that_can_be_read(pool: PgPool) {
+    let (api, bench) = scene(&pool).await;
+    let old = Settings { history_days: 30, ..Settings::default() };
+    api.db().insert_settings(0, &old, bench.now(), "anna").await.unwrap();
+    sqlx::query("insert into vms.settings (body, created_at, created_by) values ('{\"colour\": 1}', now(), 'new')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    let told = browser.get(SETTINGS).await;
+    assert!(told.status == 409 && told.text.contains("/console/settings/history"), "{told:?}");
+    assert!(browser.get("/console/settings/history").await.text.contains("Version 2</a> <small>in force"));
+    let first = browser.get("/console/settings/history/1").await;
+    assert!(first.text.contains("cannot be compared") && first.text.contains("id=\"return\""), "{}", first.text);
+    let sent = browser.send("/console/settings/history/1/return", &fields(&first.text, "/return")).await;
+    let path = sent.header("location").to_owned();
+    carry_out(&bench).await;
+    let done = browser.get(&path).await;
+    assert_eq!(browser.send(&format!("{path}/save"), &fields(&done.text, "/save")).await.status, 303);
+    let (version, settings) = in_force(&api).await;
+    assert_eq!((version.as_str(), &settings["history_days"]), ("\"3\"", &json!(30)));
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

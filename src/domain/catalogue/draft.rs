@@ -4,13 +4,11 @@
 //! A field's *name* is its path; in a row it is `PATH[N].COLUMN`. A toggle that is off is not there.
 
 use super::{Control, Field, Rows, all, at};
-use crate::domain::settings::Settings;
+use crate::domain::settings::{MOST_ROWS, Settings};
 use garde::Validate as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Rows beyond are not read.
-const MOST_ROWS: usize = 1000;
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
 /// See the module.
@@ -53,10 +51,10 @@ impl Draft {
         self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
-    /// How many rows there are.
+    /// How many rows there are; of too many one, which is refused.
     pub fn rows(&self, path: &str) -> usize {
         let index = |name: &String| name.strip_prefix(path)?.strip_prefix('[')?.split_once(']')?.0.parse::<usize>().ok();
-        self.0.keys().filter_map(index).filter(|row| *row < MOST_ROWS).max().map_or(0, |last| last + 1)
+        self.0.keys().filter_map(index).filter(|row| *row <= MOST_ROWS).max().map_or(0, |last| last + 1)
     }
 
     /// One more row; nothing when there are no such rows.

@@ -83,7 +83,7 @@ async fn no_canary_is_told(pool: PgPool) {
         packets.push_str(std::str::from_utf8(&datagram[..length]).unwrap());
     }
     stop.cancel();
-    relayed.await.unwrap().unwrap();
+    relayed.await.unwrap();
     let events = day.bench.db.list_events(&EventFilter { limit: 100_000, ..EventFilter::default() }).await.unwrap();
     let timeline = day.call("GET", &format!("/api/v1/tasks/{waiting}/timeline"), None).await.text;
     let told = [

@@ -98,6 +98,13 @@ async fn state_gauges_follow_the_rows_down_to_nothing(pool: PgPool) {
     day.bench.tick(&gauges).await;
     assert_eq!(sum(&families(&recorder::render()), names::STALE_VMS, &[]), 2.0);
 
+    day.bench.set(|settings| settings.limits.gpus = None).await;
+    day.bench.tick(&gauges).await;
+    let limits =
+        |text: &str| text.lines().filter(|line| line.starts_with("vm_service_limit{")).map(str::to_owned).collect::<Vec<_>>();
+    let left = limits(&recorder::render());
+    assert!(left.len() == 3 && !left.iter().any(|line| line.contains("gpus")), "a limit that is not set is missing: {left:?}");
+
     sqlx::query("delete from vms.tasks").execute(&day.bench.db.pool).await.unwrap();
     sqlx::query("delete from vms.vms").execute(&day.bench.db.pool).await.unwrap();
     day.bench.tick(&gauges).await;

@@ -1,9 +1,11 @@
 //! The guide's names, read from a real UDP socket as its telegraf reads them; another host of the settings is followed at once.
 
 use super::day::Day;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use sqlx::PgPool;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -86,5 +88,29 @@ async fn the_guides_names_arrive_and_follow_the_setting(pool: PgPool) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(first.try_recv(&mut [0; 2048]).is_err() && second.try_recv(&mut [0; 2048]).is_err(), "no host is set any more");
     stop.cancel();
-    running.await.unwrap().unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_socket_it_waits_until_there_is_one() {
+    let relay = recorder::install(Duration::from_millis(100)).unwrap();
+    let host = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (asked, to) = (Arc::new(AtomicUsize::new(0)), host.local_addr().unwrap().to_string());
+    let count = asked.clone();
+    let to = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(to.clone())
+    };
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..files.clone() }).unwrap();
+    let running = tokio::spawn(relay.run(to, std::future::pending()));
+    let end = Instant::now() + Duration::from_secs(20);
+    while asked.load(Ordering::Relaxed) < 2 {
+        assert!(!running.is_finished() && Instant::now() < end, "it gave up");
+        metrics::gauge!("vm_service_limit").set(1.0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    setrlimit(Resource::Nofile, files).unwrap();
+    until(&host, &["vm_service_limit:1.0|g"]).await;
+    running.abort();
 }

@@ -152,13 +152,14 @@ pub(super) async fn page(
 }
 
 async fn compare(state: &AppState, row: &CheckRow) -> Result<Standing, Problem> {
-    let newest = settings::newest(state).await?;
-    if newest.settings == row.proposed {
-        return Ok(Standing::Saved(newest.version));
+    let (version, settings) = settings::top(state).await?;
+    if settings.as_ref() == Some(&row.proposed) {
+        return Ok(Standing::Saved(version));
     }
-    if newest.version == row.view.version {
+    if version == row.view.version {
         return Ok(Standing::Open);
     }
+    let newest = settings::newest(state).await?;
     Ok(Standing::Overtaken(Overtaken {
         version: newest.version,
         by: state.db.list_settings_versions(None, 1).await?.pop(),

@@ -2,6 +2,7 @@
 
 use super::check::changes;
 use super::{Fields, check};
+use crate::db::settings::Versioned;
 use crate::domain::settings::Settings;
 use crate::domain::settings_diff::diff;
 use crate::domain::settings_history::SettingsVersion;
@@ -22,6 +23,8 @@ use serde_json::Value;
 
 /// Versions on one page.
 const PAGE: usize = 50;
+/// In place of what differs from the newest.
+const UNKNOWN: &str = "<p class=\"quiet\">The newest was saved by another version of the service, and cannot be compared.</p>";
 
 /// Which part of the list.
 #[derive(Deserialize)]
@@ -65,7 +68,7 @@ pub(super) async fn list(
     let mut versions = state.db.list_settings_versions(asked.before, limit).await?;
     let next = (versions.len() > PAGE).then(|| versions.get(PAGE - 1).map(|last| last.version)).flatten();
     versions.truncate(PAGE);
-    let newest = settings::newest(&state).await?.version;
+    let (newest, _) = settings::top(&state).await?;
     let above = html(&Versions { versions, newest, now: state.clock.now(), next });
     Ok(frame::page(&Frame::new(&session, &uri, Tab::Settings, "Versions of the settings"), Parts { above, ..Parts::default() }))
 }
@@ -85,13 +88,17 @@ pub(super) async fn version(
     };
     // The first version is shown as what it makes of the defaults.
     let compared = before.as_ref().map_or_else(|| Some(Settings::default()), |(_, settings)| settings.clone());
-    let newest = settings::newest(&state).await?;
+    let (newest, in_force) = settings::top(&state).await?;
+    let differs = |settings| match &in_force {
+        Some(in_force) => changes(&diff(in_force, &settings), "back"),
+        None => UNKNOWN.to_owned(),
+    };
     let above = html(&OneVersion {
         form_token: &session.form_token,
         now: state.clock.now(),
         changed: settings.as_ref().zip(compared).map(|(new, old)| changes(&diff(&old, new), "changes")),
         before: before.map(|(version, _)| version),
-        back: settings.filter(|_| newest.version != version).map(|settings| changes(&diff(&newest.settings, &settings), "back")),
+        back: settings.filter(|_| newest != version).map(differs),
         saved: &saved,
         may_change: session.caller.role.may_operate(),
     });
@@ -110,8 +117,9 @@ pub(super) async fn go_back(
         Problem::Conflict(format!("Version {version} was saved by another version of the service, and cannot be read: {error}."))
     })?;
     settings.validate()?;
-    let newest = settings::newest(&state).await?;
-    let row = settings_checks::insert(&state, &caller, &newest, &settings).await?;
+    let (version, newest) = settings::top(&state).await?;
+    let base = Versioned { version, settings: newest.unwrap_or_default() };
+    let row = settings_checks::insert(&state, &caller, &base, &settings).await?;
     Ok(check::to(row.view.id))
 }
 

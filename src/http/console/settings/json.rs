@@ -1,6 +1,6 @@
 //! The settings as one JSON document, as the API has them: to be read, copied, and sent for a check.
 
-use super::{Fields, base, check, seed, text};
+use super::{Fields, GONE, base, check, seed, text};
 use crate::db::settings::Versioned;
 use crate::domain::settings::Settings;
 use crate::http::console::frame::{self, Frame, Parts, Tab, html};
@@ -31,7 +31,8 @@ pub(super) async fn page(
     session: Session,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, Problem> {
-    let newest = settings::newest(&state).await?;
+    let mut newest = settings::newest(&state).await?;
+    newest.settings = settings::seen_by(&session.caller, newest.settings);
     let text = serde_json::to_string_pretty(&newest.settings).unwrap_or_default();
     Ok(show(&session, &uri, &newest, &text, Vec::new()))
 }
@@ -44,8 +45,11 @@ pub(super) async fn submit(
     Change { caller, form }: Change<Fields>,
 ) -> Result<Response, Problem> {
     let version = text(&form, "version").parse().map_err(|_| Problem::Malformed("Load the page again.".to_owned()))?;
-    let base = base(&state, version, text(&form, "seed")).await?;
     let typed = text(&form, "json");
+    let base = match base(&state, version, text(&form, "seed")).await {
+        Err(Problem::Stale) => return Ok(show(&session, &uri, &settings::newest(&state).await?, typed, vec![GONE.to_owned()])),
+        found => found?,
+    };
     match read(&state, typed) {
         Ok(proposed) => Ok(check::to(settings_checks::insert(&state, &caller, &base, &proposed).await?.view.id)),
         Err(errors) => Ok(show(&session, &uri, &base, typed, errors)),

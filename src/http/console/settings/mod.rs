@@ -17,7 +17,6 @@ mod week;
 use crate::db::settings::Versioned;
 use crate::domain::settings::Settings;
 use crate::http::problem::Problem;
-use crate::http::settings;
 use crate::http::state::AppState;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -26,6 +25,10 @@ use serde_json::Value;
 
 /// Root certificates are in the settings, and a form writes each byte of them as up to three.
 const BODY_MAX: usize = 3 << 20;
+
+/// Told over a form whose version cannot be read.
+const GONE: &str = "The version that this form began with is gone. What was typed stands here, on top of the newest version: look at \
+                    the history, and at what was typed, before it is checked.";
 
 /// The fields of a form, in order.
 pub(super) type Fields = Vec<(String, String)>;
@@ -56,17 +59,16 @@ fn text<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 /// What a form was filled in on top of. Nobody keeps the seed of the configuration once something was saved: the form brings it along.
+///
+/// # Errors
+/// `Stale` when that cannot be read any more: then the form is shown again, and [`GONE`].
 async fn base(state: &AppState, version: i64, seed: &str) -> Result<Versioned, Problem> {
-    let newest = settings::newest(state).await?;
-    if newest.version == version {
-        return Ok(newest);
-    }
     let body = match version {
         0 => serde_json::from_str::<Value>(seed).ok(),
         version => state.db.find_settings_version(version).await?.map(|(_, body)| body),
     };
     let read = body.and_then(|body| serde_json::from_value::<Settings>(body).ok());
-    Ok(read.map_or(newest, |settings| Versioned { version, settings }))
+    read.map(|settings| Versioned { version, settings }).ok_or(Problem::Stale)
 }
 
 /// The seed, while it is in force; for [`base`].

@@ -1,7 +1,7 @@
 //! The form of all settings: shown as they are, as they were sent for a check, or as they were typed, with what is wrong at each field.
 
 use super::field::{Form, GroupView, id};
-use super::{Fields, base, seed, text, week};
+use super::{Fields, GONE, base, seed, text, week};
 use crate::db::settings::Versioned;
 use crate::domain::catalogue::{Draft, FormError, defaults};
 use crate::domain::ids::SettingsCheckId;
@@ -60,17 +60,18 @@ pub(super) async fn page(
     OriginalUri(uri): OriginalUri,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let filled = match asked.from {
+    let (version, base, shown) = match asked.from {
         Some(check) => {
             let row = settings_checks::find(&state, check).await?;
-            let base = Versioned { version: row.view.version, settings: row.base };
-            Filled { base, draft: Draft::of(&row.proposed), errors: Vec::new() }
+            (row.view.version, row.base, row.proposed)
         }
         None => {
-            let base = settings::newest(&state).await?;
-            Filled { draft: Draft::of(&base.settings), base, errors: Vec::new() }
+            let newest = settings::newest(&state).await?;
+            (newest.version, newest.settings.clone(), newest.settings)
         }
     };
+    let [base, shown] = [base, shown].map(|settings| settings::seen_by(&session.caller, settings));
+    let filled = Filled { base: Versioned { version, settings: base }, draft: Draft::of(&shown), errors: Vec::new() };
     show(&state, &session, &uri, StatusCode::OK, filled).await
 }
 
@@ -82,7 +83,14 @@ pub(super) async fn submit(
     Change { caller, form }: Change<Fields>,
 ) -> Result<Response, Problem> {
     let version = text(&form, "version").parse().map_err(|_| Problem::Malformed("Load the page again.".to_owned()))?;
-    let base = base(&state, version, text(&form, "seed")).await?;
+    let base = match base(&state, version, text(&form, "seed")).await {
+        Err(Problem::Stale) => {
+            let errors = vec![FormError { name: String::new(), message: GONE.to_owned() }];
+            let filled = Filled { base: settings::newest(&state).await?, draft: Draft::sent(form), errors };
+            return show(&state, &session, &uri, StatusCode::PRECONDITION_FAILED, filled).await;
+        }
+        found => found?,
+    };
     let done = text(&form, "do").to_owned();
     let mut filled = Filled { base, draft: Draft::sent(form), errors: Vec::new() };
     match done.split_once(':') {
