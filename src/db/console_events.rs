@@ -31,7 +31,7 @@ impl Db {
                select id, at, kind, task_id as "task_id: TaskId", vm_id as "vm_id: VmId", message
                from vms.events
                where ($1::uuid is null or task_id = $1) and ($2::uuid is null or vm_id = $2) and ($3::bigint is null or id < $3)
-                 and ($4 = '' or starts_with(kind, $4 || '.'))
+                 and ($4 = '' or split_part(kind, '.', 1) = $4)
                order by id desc
                limit $5"#,
             filter.task.map(|id| id.0),

@@ -43,12 +43,12 @@ pub struct VmLineFilter {
     pub limit: i64,
 }
 
-/// A VM's whole life.
+/// A VM's whole life. A row of the history has what the service of its day wrote: what came later is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the columns in the migrations")]
 pub struct VmLife {
     pub id: VmId,
-    pub launch_id: LaunchId,
+    pub launch_id: Option<LaunchId>,
     pub state: VmState,
     pub reason: Option<String>,
     pub executor: Executor,
@@ -74,7 +74,7 @@ pub struct VmLife {
     pub terminating_at: Option<DateTime<Utc>>,
     pub terminated_at: Option<DateTime<Utc>>,
     pub deadline_at: Option<DateTime<Utc>>,
-    pub absolute_end_at: DateTime<Utc>,
+    pub absolute_end_at: Option<DateTime<Utc>>,
     pub task_id: Option<TaskId>,
 }
 
@@ -117,12 +117,12 @@ impl Db {
         let row = sqlx::query_as!(
             VmLife,
             r#"-- console_vms::find_vm_life
-               select v.id as "id!: VmId", v.launch_id as "launch_id!: LaunchId", v.state as "state!: VmState", v.reason,
+               select v.id as "id!: VmId", v.launch_id as "launch_id: LaunchId", v.state as "state!: VmState", v.reason,
                       v.executor as "executor!: Executor", v.resource_class as "resource_class!", v.origin as "origin!: Origin",
                       v.provider as "provider!", v.place as "place!", v.zone, v.provider_id, v.address, v.project_id, v.host_key,
                       l.image as "image?", v.notice, v.console, v.hold_reason, v.hold_until, v.created_at as "created_at!",
                       v.launched_at, v.booted_at, v.available_at, v.assigned_at, v.terminating_at, v.terminated_at, v.deadline_at,
-                      v.absolute_end_at as "absolute_end_at!",
+                      v.absolute_end_at,
                       (select e.task_id from vms.events e
                        where e.vm_id = v.id and e.task_id is not null and e.kind = 'task.claimed'
                        order by e.id desc limit 1) as "task_id: TaskId"

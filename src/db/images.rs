@@ -4,7 +4,7 @@
 
 use super::{Db, DbError};
 use crate::domain::ids::ImageId;
-use crate::domain::image::{ImageFacts, ImageFigures, ImageKind, ImageView};
+use crate::domain::image::{ImageFacts, ImageFigures, ImageKind, ImageView, JUDGED_BY};
 use crate::domain::lifecycle::ImageState;
 use crate::domain::plan::images::Registered;
 use chrono::{DateTime, Utc};
@@ -112,7 +112,7 @@ impl Db {
             .collect())
     }
 
-    /// What became of the machines of these images; an image without any is missing.
+    /// What became of the last machines of these images; an image without any is missing.
     async fn image_figures(&self, images: &[ImageId]) -> Result<Vec<(ImageId, ImageFigures)>, DbError> {
         let ids: Vec<_> = images.iter().map(|id| id.0).collect();
         let rows = sqlx::query!(
@@ -123,8 +123,11 @@ impl Db {
                           filter (where ready_at is not null) as median,
                       percentile_disc(0.9) within group (order by extract(epoch from ready_at - asked_at)::float8)
                           filter (where ready_at is not null) as p90
-               from vms.image_boots where image_id = any($1) group by image_id"#,
+               from unnest($1::uuid[]) asked (image)
+                    cross join lateral (select * from vms.image_boots where image_id = asked.image order by asked_at desc limit $2) boots
+               group by image_id"#,
             &ids,
+            i64::from(JUDGED_BY),
         )
         .fetch_all(&self.pool)
         .await?;

@@ -122,7 +122,10 @@ pub struct WantedImage {
     pub facts: ImageFacts,
 }
 
-/// What became of an image's machines since it was registered.
+/// An image is judged by its last machines: a page stays fast however many there were, and shows what the image does now.
+pub const JUDGED_BY: u32 = 2000;
+
+/// What became of an image's last machines, at most [`JUDGED_BY`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ImageFigures {
     /// Machines that were made of it.

@@ -7,7 +7,7 @@
 
 use super::resource_class::DEFAULT_CLASS;
 use super::task::Executor;
-use chrono::{DateTime, NaiveDateTime, SubsecRound as _, TimeDelta, TimeZone as _, Utc};
+use chrono::{DateTime, DurationRound as _, NaiveDateTime, SubsecRound as _, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use serde::{Deserialize, Serialize};
@@ -169,12 +169,15 @@ fn names_a_time_within(pattern: &str, span: TimeDelta, otherwise: &str) -> garde
     }
     let cron = Cron::from_str(pattern).map_err(|_| unreadable())?;
     // A year of days, a leap day among them.
-    let first = DateTime::from_timestamp(1_830_297_600, 0).unwrap_or_default();
-    let often_enough = (0..366).map(|day| first + TimeDelta::days(day)).all(|day| {
-        let next = cron.find_next_occurrence(&day, true);
-        next.is_ok_and(|next| next - day <= span)
-    });
-    if often_enough { Ok(()) } else { Err(garde::Error::new(otherwise)) }
+    let mut day = DateTime::from_timestamp(1_830_297_600, 0).unwrap_or_default();
+    let end = day + TimeDelta::days(366);
+    while day < end {
+        // The last time within the span of this day is within that of each day before that time.
+        let last = cron.find_previous_occurrence(&(day + span), true).ok().filter(|last| *last >= day);
+        let after = last.and_then(|last| last.duration_trunc(TimeDelta::days(1)).ok());
+        day = after.ok_or_else(|| garde::Error::new(otherwise))? + TimeDelta::days(1);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub(super) async fn act(state: &AppState, caller: &Caller, token: Option<TokenId
     let deed = Deed::of(&parts);
     let behind = behind(caller, token, &parts);
     let response = Arc::clone(&behind).run(next.run(Request::from_parts(parts, body))).await;
-    let status = response.status();
+    let status = response.extensions().get::<Instead>().map_or(response.status(), |instead| instead.0);
     let told = match (deed.is_change, token) {
         (true, Some(_)) => status.is_success() && behind.is_noted(),
         // The console answers a change with the way to another page; a form that is shown again has changed nothing yet.
@@ -116,6 +116,16 @@ pub(super) async fn act(state: &AppState, caller: &Caller, token: Option<TokenId
         write(state, &behind, &caller.principal, deed, status).await;
     }
     response
+}
+
+/// What a change came to whose answer only leads to another page.
+#[derive(Clone, Copy)]
+struct Instead(StatusCode);
+
+/// Says that the change behind this answer was refused with this status: the console leads to a page that tells why.
+pub(super) fn refused(mut answer: Response, status: StatusCode) -> Response {
+    answer.extensions_mut().insert(Instead(status));
+    answer
 }
 
 /// A request that was turned away: its token is unknown, or its principal asks too fast.
@@ -166,9 +176,9 @@ impl Deed {
     }
 }
 
-/// What stands for `{id}`; empty for a route without one.
+/// What stands for `{id}` or `{version}`; empty for a route without one.
 fn id(route: &str, path: &str) -> String {
-    let part = route.split('/').zip(path.split('/')).find(|(name, _)| *name == "{id}").map(|(_, part)| part);
+    let part = route.split('/').zip(path.split('/')).find(|(name, _)| ["{id}", "{version}"].contains(name)).map(|(_, part)| part);
     part.unwrap_or_default().chars().take(HEADER_MAX).collect()
 }
 

@@ -65,14 +65,18 @@ pub fn router(state: AppState) -> Router {
     enveloped(router, state.limits.request).with_state(state)
 }
 
-/// The API of a service whose configuration must be mended first: `/status` says what is wrong, everything else waits.
+/// A service whose configuration must be mended first: `/status` says what is wrong, the rest of the API waits with the same sentence, and
+/// a browser gets it as a page.
 pub fn broken_router(problem: watch::Receiver<Option<String>>) -> Router {
     let told = problem.clone();
-    let waits = move || async move {
+    let waits = move || {
         let sentence = told.borrow().clone();
         Problem::Configuration(sentence.unwrap_or_else(|| "The service is starting again: ask again soon.".to_owned()))
     };
-    let router = Router::new().route("/status", get(move || async move { health::basic(&problem) })).fallback(waits);
+    let router = Router::new()
+        .route("/status", get(move || async move { health::basic(&problem) }))
+        .merge(console::waiting_routes(waits.clone()))
+        .fallback(move || std::future::ready(waits()));
     enveloped(router, Limits::default().request)
 }
 

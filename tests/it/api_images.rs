@@ -5,6 +5,7 @@ use crate::support::Bench;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
+use vm_service::domain::image::JUDGED_BY;
 use vm_service::loops::images::Images;
 use vm_service::sim::SimImage;
 
@@ -63,6 +64,11 @@ async fn an_image_is_shown_with_its_figures_beside_the_promoted_ones(pool: PgPoo
     let next = format!("/api/v1/images?limit=1&cursor={}", first["next_cursor"].as_str().unwrap());
     assert_eq!(api.call(VIEWER, "GET", &next).await.json()["items"][0]["id"], json!(Uuid::from_u128(1)));
     api.call(VIEWER, "GET", "/api/v1/images?state=lost").await.problem(400);
+    let newer = "insert into vms.image_boots (vm_id, image_id, asked_at)
+                 select gen_random_uuid(), $1, '2027-01-01' from generate_series(1, $2)";
+    sqlx::query(newer).bind(Uuid::from_u128(2)).bind(JUDGED_BY.cast_signed()).execute(&api.db().pool).await.unwrap();
+    let judged = &api.call(VIEWER, "GET", &path).await.json()["figures"];
+    assert_eq!((&judged["vms"], &judged["ready"]), (&json!(JUDGED_BY), &json!(0)), "by its last machines alone");
     api.call(VIEWER, "GET", &format!("/api/v1/images/{}", Uuid::from_u128(9))).await.problem(404);
 }
 

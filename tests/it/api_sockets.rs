@@ -215,12 +215,31 @@ async fn a_broken_service_says_what_is_wrong_until_it_is_told_to_stop() {
     let address = listener.address;
     let (stop, (_problem, told)) = (CancellationToken::new(), watch::channel(Some("Set the region.".to_owned())));
     let served = tokio::spawn(serve_router(listener, vm_service::http::broken_router(told), stop.clone()));
-    for path in ["/status", "/api/v1/tasks", "/"] {
+    let ask = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let answer = rest(&mut stream).await;
+        rest(&mut stream).await
+    };
+    for path in ["/status", "/api/v1/tasks", "/docs", "/consoles"] {
+        let answer = ask(path).await;
         assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("\"detail\":\"Set the region.\""), "{answer}");
+        assert!(answer.contains("content-type: application/problem+json"), "{answer}");
     }
+    let mut style = String::new();
+    for path in ["/", "/console", "/console/", "/console/tasks/1", "/console/sign-in?next=%2Fconsole"] {
+        let answer = ask(path).await;
+        assert!(answer.starts_with("HTTP/1.1 500") && answer.contains(">Set the region.</p>"), "{answer}");
+        assert!(
+            answer.contains("content-type: text/html") && answer.contains("content-security-policy: default-src 'none'"),
+            "{answer}"
+        );
+        style = answer
+            .split("href=\"")
+            .find_map(|rest| rest.split('"').next().filter(|path| path.ends_with(".css")))
+            .unwrap()
+            .to_owned();
+    }
+    assert!(ask(&style).await.starts_with("HTTP/1.1 200"), "{style}");
     stop.cancel();
     tokio::time::timeout(SOON, served).await.unwrap().unwrap().unwrap();
 }

@@ -60,7 +60,7 @@ fn a_configuration_with_mistakes_tells_them_all() {
     }
 }
 
-/// `serve` listens and says what is wrong, until it is mended.
+/// `serve` listens and says what is wrong, until it is mended: to a browser on a page.
 #[test]
 fn a_service_with_a_bad_configuration_says_so_in_its_status() {
     let port = free_port();
@@ -70,21 +70,27 @@ fn a_service_with_a_bad_configuration_says_so_in_its_status() {
         .spawn()
         .unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let ask = |path: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-m", "2", "-w", "%{content_type} %{http_code}"]).arg(format!("http://127.0.0.1:{port}{path}"));
+        String::from_utf8(curl.output().unwrap().stdout).unwrap()
+    };
     let answer = loop {
-        let asked = Command::new("curl")
-            .args(["-s", "-m", "2", "-w", "%{http_code}"])
-            .arg(format!("http://127.0.0.1:{port}/status"))
-            .output();
-        let answer = String::from_utf8(asked.unwrap().stdout).unwrap();
+        let answer = ask("/status");
         if !answer.ends_with("000") {
             break answer;
         }
         assert!(std::time::Instant::now() < deadline, "{answer}");
         std::thread::sleep(std::time::Duration::from_millis(100));
     };
+    let (page, call) = (ask("/console"), ask("/api/v1/tasks"));
     assert!(Command::new("kill").arg(service.id().to_string()).status().unwrap().success());
     assert!(service.wait().unwrap().success());
-    assert!(answer.ends_with("500") && answer.contains("POSTGRES_HOST"), "{answer}");
+    for (answer, form) in
+        [(answer, "application/problem+json"), (call, "application/problem+json"), (page, "text/html; charset=utf-8")]
+    {
+        assert!(answer.ends_with(&format!("{form} 500")) && answer.contains("POSTGRES_HOST"), "{answer}");
+    }
 }
 
 /// Without QEMU the service runs, a task's failure names what to install, and `doctor` says the same.

@@ -161,6 +161,13 @@ async fn what_has_ended_is_found_in_the_same_lists(pool: PgPool) {
     assert!(page.contains("The job is over.") && page.contains(&vm) && !page.contains("id=\"release\""), "{page}");
     let page = browser.get(&format!("/console/vms/{vm}")).await;
     assert!(page.status == 200 && page.text.contains("gone") && page.text.contains("kernel &#60;panic"), "{page:?}");
+
+    // As an older version of the service wrote it.
+    sql(&pool, "update vms.history set body = body - 'launch_id' - 'absolute_end_at' where kind = 'vm'").await;
+    for (path, part) in [(task, "The job is over."), (format!("/console/vms/{vm}"), "kernel &#60;panic")] {
+        let page = browser.get(&path).await;
+        assert!(page.status == 200 && page.text.contains(part), "{page:?}");
+    }
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

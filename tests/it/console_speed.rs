@@ -1,20 +1,37 @@
-//! How fast the pages of the console are over the rows of a busy day, how large, and what it costs to follow one.
+//! How fast the pages of the console are over the rows of a busy day, and how large, as a browser gets them: every page that the router
+//! has. What it costs to follow them is in `console_cost`.
 
 use crate::api_support::{Api, OPERATOR, start};
-use crate::console_support::Browser;
+use crate::console_support::{Browser, request};
 use crate::many_rows;
+use crate::support::Bench;
+use axum::body::{Body, to_bytes};
+use regex_lite::Regex;
+use serde_json::json;
 use sqlx::PgPool;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
+use tower::ServiceExt as _;
+use uuid::Uuid;
 use vm_service::db::Db;
+use vm_service::db::settings::Versioned;
+use vm_service::db::settings_checks::NewCheck;
 use vm_service::db::wake::Wake;
+use vm_service::domain::ids::SettingsCheckId;
+use vm_service::domain::settings::Settings;
+use vm_service::loops::checks::CheckSettings;
 
 /// Each page is asked for so often.
 const TIMES: usize = 40;
 /// No page is larger. (How long one may take, 100 ms, is for who reads the figures: a test asserts no time.)
 const BYTES_MAX: usize = 200 * 1024;
+/// Saved before.
+const VERSIONS: i64 = 120;
 
 /// A day's rows, and what the console adds to them: images with a hundred thousand boots, and starts that failed.
-async fn seed(pool: &PgPool, hot: i32) {
+pub(crate) async fn seed(pool: &PgPool, hot: i32) {
     many_rows::seed(pool, hot, start()).await;
     let more = [
         "update vms.history set body = body || jsonb_build_object('launch_id', id, 'absolute_end_at', $1::timestamptz) where kind = 'vm'",
@@ -44,8 +61,36 @@ async fn seed(pool: &PgPool, hot: i32) {
     sqlx::query("vacuum analyze").execute(pool).await.unwrap();
 }
 
+/// Settings of an installation with many classes and schedules, each version with its own.
+fn settings(version: i64) -> Settings {
+    let mut settings = serde_json::to_value(Settings::default()).unwrap();
+    let medium = settings["resource_classes"]["medium"].clone();
+    for n in 0..30 {
+        settings["resource_classes"][format!("class-{n}")] = medium.clone();
+    }
+    settings["preallocated"]["schedules"] = (0..20)
+        .map(|n| json!({ "executor": "machine", "resource_class": format!("class-{n}"), "cron": format!("{n} {} * * 1-5", version % 24), "count": n }))
+        .collect();
+    settings["history_days"] = json!(version % 80 + 7);
+    serde_json::from_value(settings).unwrap()
+}
+
+/// Versions of the settings, and a check of other ones that is over.
+async fn seed_settings(pool: &PgPool, db: &Db) {
+    for version in 0..VERSIONS {
+        db.insert_settings(version, &settings(version), start(), "anna").await.unwrap();
+    }
+    let bench = Bench::new(pool.clone()).await;
+    let base = Versioned { version: VERSIONS, settings: settings(VERSIONS - 1) };
+    let (id, proposed) = (SettingsCheckId(Uuid::from_u128(9)), settings(7));
+    let check =
+        NewCheck { id, principal: "anna", base: &base, proposed: &proposed, deadline_at: start() + chrono::TimeDelta::hours(1) };
+    db.insert_settings_check(&check, start()).await.unwrap();
+    bench.tick(&CheckSettings { world: bench.world.clone(), open: Arc::new(|_| None) }).await;
+}
+
 /// Each page by name, with filters that find much, little and nothing.
-const PAGES: [(&str, &str); 17] = [
+const PAGES: [(&str, &str); 24] = [
     ("overview", "/console"),
     ("tasks", "/console/tasks"),
     ("tasks_failed", "/console/tasks?state=failed"),
@@ -60,31 +105,84 @@ const PAGES: [(&str, &str); 17] = [
     ("vm", "/console/vms/10000000-0000-4000-8000-000000000007"),
     ("volumes", "/console/volumes"),
     ("volumes_project", "/console/volumes?project=acme%2Fapp-7"),
+    ("volume", "/console/volumes/70000000-0000-4000-8000-000000000007"),
     ("images", "/console/images"),
     ("image", "/console/images/80000000-0000-4000-8000-000000000000"),
     ("events", "/console/events?about=volume"),
+    ("settings", "/console/settings"),
+    ("settings_json", "/console/settings/json"),
+    ("settings_check", "/console/settings/checks/00000000-0000-0000-0000-000000000009"),
+    ("settings_history", "/console/settings/history"),
+    ("settings_version", "/console/settings/history/60"),
+    ("sign_in", "/console/sign-in"),
 ];
+/// Answered at `GET`, and no pages: ways to other pages, files that a browser keeps, the stream that `console_cost` measures.
+const NO_PAGES: [&str; 4] = ["/console/", "/console/assets/{hash}/{file}", "/console/live", "/console/{*rest}"];
+
+/// The text of every file below the folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.extension() {
+            _ if path.is_dir() => sources(&path),
+            Some(kind) if kind == "rs" => std::fs::read_to_string(path).unwrap(),
+            _ => String::new(),
+        })
+        .collect()
+}
+
+#[test]
+fn every_page_of_the_router_is_measured() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/console");
+    let route = Regex::new(r#"\.route\(\s*"([^"]+)",\s*get\("#).unwrap();
+    let text = sources(&folder);
+    let mut routes: BTreeSet<&str> = route.captures_iter(&text).map(|found| found.get(1).unwrap().as_str()).collect();
+    assert!(routes.remove("/"), "the way to the first page");
+    for none in NO_PAGES {
+        assert!(routes.remove(none), "{none} is no route any more");
+    }
+    let measured = |route: &&str| {
+        PAGES.iter().any(|(_, path)| {
+            let parts: Vec<&str> = path.split('?').next().unwrap().split('/').collect();
+            let route: Vec<&str> = route.split('/').collect();
+            route.len() == parts.len() && route.iter().zip(&parts).all(|(route, part)| route == part || route.starts_with('{'))
+        })
+    };
+    routes.retain(|route| !measured(route));
+    assert_eq!(routes, BTreeSet::new(), "give each a line in PAGES");
+}
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 #[ignore = "fills a database for half a minute; run with --run-ignored only"]
 async fn every_page_is_fast_over_the_rows_of_a_busy_day(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     seed(&pool, 5_000).await;
-    let browser = Browser::new(&api, OPERATOR).await;
+    seed_settings(&pool, api.db()).await;
+    let _quiet = tracing::subscriber::set_default(crate::console_cost::as_in_production());
+    let cookie = Browser::new(&api, OPERATOR).await.cookie;
     let mut large = Vec::new();
     for (name, path) in PAGES {
         let (mut times, mut bytes) = (Vec::new(), 0);
+        // Who is signed in is not shown the way in.
+        let cookie = if name == "sign_in" { "" } else { cookie.as_str() };
         for _ in 0..TIMES {
+            let asked =
+                request("GET", path).header("cookie", cookie).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
             let began = Instant::now();
-            let reply = browser.get(path).await;
+            let answer = api.router.clone().oneshot(asked).await.unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), answer.headers()["content-encoding"].as_bytes()),
+                (200, "gzip".as_bytes()),
+                "{path}"
+            );
+            let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
             times.push(began.elapsed());
-            assert_eq!(reply.status, 200, "{path}: {reply:?}");
-            bytes = bytes.max(reply.text.len());
+            bytes = bytes.max(body.len());
         }
         times.sort();
         let p95 = times[TIMES * 95 / 100];
         println!("figure page_{name}_p95 {:.1} ms", p95.as_secs_f64() * 1000.0);
-        println!("figure page_{name}_size {bytes} bytes");
+        println!("figure page_{name}_size {:.1} KiB", bytes as f64 / 1024.0);
         if bytes > BYTES_MAX {
             large.push(name);
         }

@@ -1,9 +1,10 @@
-//! The whole service in the test's own process, as `app::service` puts it together: every role's loops and the API at a port of the
+//! The whole service, once or several times, in the test's own process, as `app::service` puts it together: every role's loops and the API at a port of the
 //! loopback, on real time and a real Postgres, over the simulated cloud. For tools that know nothing but an address.
 
 use crate::api_support::{CI, OPERATOR, VIEWER};
 use chrono::TimeDelta;
 use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) struct OverSim {
     pub(crate) url: String,
     pub(crate) db: Db,
     pub(crate) sim: Arc<Sim>,
+    sealer: Arc<Sealer>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     _logging: tracing::subscriber::DefaultGuard,
@@ -48,13 +50,9 @@ pub(crate) struct OverSim {
 impl OverSim {
     /// Starts it on a database of its own, with these settings saved and the simulated cloud as provider.
     pub(crate) async fn start(pool: &PgPool, change: impl FnOnce(&mut Settings)) -> Self {
-        let logging = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().with_ansi(false).finish();
-        let logging = tracing::subscriber::set_default(logging);
         let options = (*pool.connect_options()).clone();
         let db = Db::lazily(options.clone(), 16);
-        let clock = Arc::new(ServiceClock::new());
-        let (time, half) = db.server_time().await.unwrap();
-        clock.measured(time, Instant::now().checked_sub(half).unwrap());
+        let clock = measured(&db).await;
         let sealer = Arc::new(Sealer::new([Sealer::fresh_key().unwrap().as_str()]).unwrap());
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
         change(&mut settings);
@@ -63,6 +61,21 @@ impl OverSim {
         let cloud_clock = HandClock::at(clock.now());
         let rules = Rules { max_batch: 3, runs_after: Spread::exactly(BOOT), ..Rules::obliging() };
         let sim = Arc::new(Sim::strict(cloud_clock.clone(), rules, FaultRates::none(), 1));
+        let mut service = Self::run(db, options, sim, sealer, clock.clone()).await;
+        service.tasks.spawn(follow_time(cloud_clock, clock));
+        service
+    }
+
+    /// Starts another process beside it, over the same database and cloud; `wakes`: where it sends and hears wake-ups.
+    pub(crate) async fn another(&self, pool: &PgPool, wakes: PgConnectOptions) -> Self {
+        let db = Db::lazily((*pool.connect_options()).clone(), 16);
+        let clock = measured(&db).await;
+        Self::run(db, wakes, self.sim.clone(), self.sealer.clone(), clock).await
+    }
+
+    async fn run(db: Db, wakes: PgConnectOptions, sim: Arc<Sim>, sealer: Arc<Sealer>, clock: Arc<ServiceClock>) -> Self {
+        let logging = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().with_ansi(false).finish();
+        let logging = tracing::subscriber::set_default(logging);
         let (take, problem, follow) = take_settings(&db, &sealer, Providers::new(vec![sim.clone()]));
         take.tick(clock.now(), 0).await.unwrap();
         let world = World {
@@ -79,7 +92,7 @@ impl OverSim {
         // A tool asks as fast as it can, and reads no stream for long.
         let often = NonZeroU32::new(100_000).unwrap();
         let limits = Limits { per_second: often, burst: often, stream: Duration::from_secs(30), ..Limits::default() };
-        let state = AppState::new(db.clone(), sealer, clock.clone(), follow, problem, stop.clone()).with_limits(limits);
+        let state = AppState::new(db.clone(), sealer.clone(), clock.clone(), follow, problem, stop.clone()).with_limits(limits);
         let listener = serve::bind(&HttpConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)))).await.unwrap();
         let url = listener.url();
         let mut all: Vec<Arc<dyn Loop>> = loops::serve_loops(&world);
@@ -89,15 +102,14 @@ impl OverSim {
         all.push(Arc::new(take));
         let mut tasks = JoinSet::new();
         let (wake, ended) = (db.wake.clone(), stop.clone());
-        tasks.spawn(wake.clone().run(options, stop.clone()));
-        tasks.spawn(follow_time(cloud_clock, clock.clone()));
+        tasks.spawn(wake.clone().run(wakes, stop.clone()));
         tasks.spawn(async move { serve::serve(listener, state).await.unwrap() });
         let time = clock;
         tasks.spawn(async move {
             let crons = Crons::start().await.unwrap();
             timers::run(all, time, &wake, &crons, ended).await;
         });
-        Self { url, db, sim, stop, tasks, _logging: logging }
+        Self { url, db, sim, sealer, stop, tasks, _logging: logging }
     }
 
     /// Stops it, and fails when a part of it failed.
@@ -107,6 +119,13 @@ impl OverSim {
             ended.unwrap();
         }
     }
+}
+
+async fn measured(db: &Db) -> Arc<ServiceClock> {
+    let clock = Arc::new(ServiceClock::new());
+    let (time, half) = db.server_time().await.unwrap();
+    clock.measured(time, Instant::now().checked_sub(half).unwrap());
+    clock
 }
 
 async fn add_tokens(db: &Db, sealer: &Sealer, clock: &ServiceClock) {

@@ -5,7 +5,7 @@
 //! uses the API. The token in each form (`session`) is the second lock on the same door.
 
 use super::frame;
-use super::session::theme;
+use super::session::{Theme, theme};
 use crate::http::envelope::REQUEST_ID;
 use crate::http::problem::{self, Problem};
 use crate::http::state::AppState;
@@ -21,30 +21,52 @@ const FETCH_SITE: &str = "sec-fetch-site";
 
 /// See the module.
 pub(super) async fn pass(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let theme = theme(request.headers());
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let admitted = admit(&state, &request);
-    let mut response = match admitted {
+    let shown = Shown::to(&request);
+    let response = match admit(&state, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    if let Some(problem) = problem::take(&mut response, &id) {
-        let page = frame::problem(&problem, &id, theme);
-        response = (response.status(), page).into_response();
+    shown.dress(response)
+}
+
+/// The same for pages that hold nothing but what `/status` tells everybody: under any name.
+pub(super) async fn dress(request: Request, next: Next) -> Response {
+    let shown = Shown::to(&request);
+    shown.dress(next.run(request).await)
+}
+
+/// What of a request its answer needs.
+struct Shown {
+    theme: Theme,
+    id: String,
+}
+
+impl Shown {
+    fn to(request: &Request) -> Self {
+        let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        Self { theme: theme(request.headers()), id }
     }
-    problem::leave_alone(&mut response);
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
+
+    fn dress(self, mut response: Response) -> Response {
+        let Self { theme, id } = self;
+        if let Some(problem) = problem::take(&mut response, &id) {
+            let page = frame::problem(&problem, &id, theme);
+            response = (response.status(), page).into_response();
+        }
+        problem::leave_alone(&mut response);
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
     }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
 }
 
 fn admit(state: &AppState, request: &Request) -> Result<(), Problem> {

@@ -4,7 +4,7 @@ use super::frame::{self, Frame, Parts, Tab};
 use super::session::{Change, Session};
 use super::{asked, images as list, words};
 use crate::domain::ids::ImageId;
-use crate::domain::image::{ImageView, PromoteRequest, RetireRequest, ShareRequest};
+use crate::domain::image::{ImageView, JUDGED_BY, PromoteRequest, RetireRequest, ShareRequest};
 use crate::domain::lifecycle::ImageState;
 use crate::http::extract::Path;
 use crate::http::images;

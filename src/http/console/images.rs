@@ -6,7 +6,7 @@ use super::session::Session;
 use super::words;
 use crate::db::images::ImageFilter;
 use crate::domain::ids::ImageId;
-use crate::domain::image::{ImageFigures, ImageView};
+use crate::domain::image::{ImageFigures, ImageView, JUDGED_BY};
 use crate::domain::lifecycle::ImageState;
 use crate::http::extract::Query;
 use crate::http::problem::Problem;

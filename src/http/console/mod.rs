@@ -44,9 +44,9 @@ pub use hosts::Hosts;
 use super::problem::Problem;
 use super::state::AppState;
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Redirect;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tower_http::compression::CompressionLayer;
 
 /// Every page, under `/console`; `/` leads there.
@@ -74,6 +74,16 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .layer(CompressionLayer::new())
         .layer(from_fn_with_state(state.clone(), doors::pass));
     Router::new().route("/", get(|| async { Redirect::to("/console") })).merge(pages)
+}
+
+/// What a browser gets from a service that has still to start: what is in its way, as a page.
+pub(super) fn waiting_routes(problem: impl Fn() -> Problem + Clone + Send + Sync + 'static) -> Router {
+    let page = any(move || std::future::ready(problem()));
+    ["/", "/console", "/console/", "/console/{*rest}"]
+        .into_iter()
+        .fold(Router::new(), |pages, path| pages.route(path, page.clone()))
+        .route("/console/assets/{hash}/{file}", get(assets::file))
+        .layer(from_fn(doors::dress))
 }
 
 /// Everything that an operator can do.

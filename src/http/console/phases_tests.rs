@@ -28,7 +28,7 @@ fn vm(created: i64, others: [Option<i64>; 4]) -> VmLife {
     let [launched_at, booted_at, available_at, assigned_at] = others.map(|other| other.map(at));
     VmLife {
         id: VmId(Uuid::nil()),
-        launch_id: LaunchId(Uuid::nil()),
+        launch_id: Some(LaunchId(Uuid::nil())),
         state: VmState::Assigned,
         reason: None,
         executor: Executor::Machine,
@@ -54,7 +54,7 @@ fn vm(created: i64, others: [Option<i64>; 4]) -> VmLife {
         terminating_at: None,
         terminated_at: None,
         deadline_at: None,
-        absolute_end_at: at(90_000),
+        absolute_end_at: Some(at(90_000)),
         task_id: None,
     }
 }

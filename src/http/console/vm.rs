@@ -56,8 +56,9 @@ impl Whole {
         behind.collect()
     }
 
-    fn is_over(&self) -> bool {
-        self.vm.state == VmState::Terminated
+    /// Unless it is over.
+    fn ends_itself_at(&self) -> Option<DateTime<Utc>> {
+        self.vm.absolute_end_at.filter(|_| self.vm.state != VmState::Terminated)
     }
 }
 

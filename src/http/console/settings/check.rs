@@ -14,7 +14,7 @@ use crate::http::console::{assets, words};
 use crate::http::extract::Path;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
-use crate::http::{settings, settings_checks};
+use crate::http::{audit, settings, settings_checks};
 use askama::Template;
 use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderName, HeaderValue};
@@ -180,7 +180,7 @@ pub(super) async fn save(
     match settings::save(&state, &caller, row.view.version, &row.proposed).await {
         Ok(_) => Ok(Redirect::to("/console/settings?done=saved").into_response()),
         // The page of the check says who was first.
-        Err(Problem::Stale) => Ok(to(id)),
+        Err(stale @ Problem::Stale) => Ok(audit::refused(to(id), stale.status())),
         Err(other) => Err(other),
     }
 }
