@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use vm_service::domain::task::Executor;
 use vm_service::http::serve::{HttpConfig, bind, serve};
 
 /// Generous: a machine under load is slow.
@@ -18,11 +19,20 @@ struct Stream {
     _serving: JoinHandle<std::io::Result<()>>,
 }
 
+/// Where a page's changes come from.
+fn live(page: &str) -> String {
+    page.split("data-live=\"").nth(1).unwrap().split('"').next().unwrap().replace("&#38;", "&")
+}
+
 impl Stream {
     /// Follows a page as its script does.
     async fn of(browser: &Browser<'_>, page: &str) -> Self {
-        let text = browser.get(page).await.text;
-        let path = text.split("data-live=\"").nth(1).unwrap().split('"').next().unwrap().replace("&#38;", "&");
+        Self::from(browser, &browser.get(page).await.text).await
+    }
+
+    /// Follows a page that was loaded before.
+    async fn from(browser: &Browser<'_>, text: &str) -> Self {
+        let path = live(text);
         let listener = bind(&HttpConfig::new(([127, 0, 0, 1], 0).into())).await.unwrap();
         let mut socket = TcpStream::connect(listener.address).await.unwrap();
         let serving = tokio::spawn(serve(listener, browser.api.state.clone()));
@@ -88,4 +98,39 @@ async fn only_a_page_of_the_console_is_followed(pool: PgPool) {
         let reply = viewer.get(&format!("/console/live?of={wrong}")).await;
         assert_eq!(reply.status, 400, "{wrong}: {reply:?}");
     }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn no_page_goes_back_to_what_others_were_sent_before(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let (operator, viewer) = (Browser::new(&api, OPERATOR).await, Browser::new(&api, VIEWER).await);
+    let page = format!("/console/vms/{}", api.available_vm(Executor::Machine).await);
+    let before = operator.get(&page).await.text;
+    let mut first = Stream::from(&operator, &before).await;
+    assert!(!first.until("event: part", Duration::from_millis(500)).await, "{}", first.read);
+    // Nothing wakes the look that is shared: it shows for a while what was.
+    sqlx::query("update vms.vms set state = 'draining'").execute(&pool).await.unwrap();
+    let mut fresh = Stream::of(&viewer, &page).await;
+    assert!(!fresh.until("data-state=\"available\"", Duration::from_secs(3)).await, "{}", fresh.read);
+    // Who comes back with an old page is sent the new one at once, not when the next change comes.
+    let mut back = Stream::from(&operator, &before).await;
+    assert!(back.until("data-state=\"draining\"", Duration::from_secs(3)).await, "{}", back.read);
+    api.state.stop.cancel();
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_look_that_fails_ends_its_streams_and_the_next_follower_begins_anew(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    api.put(CI, &task_path(1), &machine()).await;
+    let page = viewer.get("/console/tasks?state=queued").await.text;
+    let mut stream = Stream::from(&viewer, &page).await;
+    assert!(!stream.until("event: part", Duration::from_millis(500)).await, "{}", stream.read);
+    sqlx::query("alter table vms.tasks rename to away").execute(&pool).await.unwrap();
+    assert!(stream.until("\r\n0\r\n\r\n", SOON).await, "its page would go on to say that it is live: {}", stream.read);
+    sqlx::query("alter table vms.away rename to tasks").execute(&pool).await.unwrap();
+    let mut again = Stream::from(&viewer, &page).await;
+    api.call(CI, "DELETE", &task_path(1)).await;
+    assert!(again.until("There are no such tasks.", SOON).await, "{}", again.read);
+    api.state.stop.cancel();
 }
