@@ -2,6 +2,7 @@
 
 use super::{Db, DbError};
 use crate::domain::access::{Caller, Role};
+use crate::domain::ids::TokenId;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// A session ends after this long, whatever is done with it.
@@ -12,42 +13,22 @@ pub const IDLE: TimeDelta = TimeDelta::hours(1);
 const NOTED_EVERY: TimeDelta = TimeDelta::minutes(1);
 
 impl Db {
-    /// Begins a session of the token with one of these keyed hashes, under the first of `session`; none: the token is unknown or
-    /// revoked. Says who it is; begins nothing for who may not see everything.
+    /// Begins a session of a token under the first of these keyed hashes.
     ///
     /// # Errors
     /// See [`DbError`].
-    pub async fn begin_session(
-        &self,
-        token: &[Vec<u8>],
-        session: &[Vec<u8>],
-        now: DateTime<Utc>,
-    ) -> Result<Option<Caller>, DbError> {
-        let mut tx = self.begin().await?;
-        let row = sqlx::query!(
-            r#"-- sessions::begin_session (token)
-               select id, principal, role as "role: Role", untrusted_only from vms.tokens where hash = any($1) and revoked_at is null"#,
-            token,
+    pub async fn begin_session(&self, token: TokenId, session: &[Vec<u8>], now: DateTime<Utc>) -> Result<(), DbError> {
+        sqlx::query!(
+            "-- sessions::begin_session
+             insert into vms.sessions (hash, token_id, created_at, last_seen_at, expires_at) values ($1, $2, $3, $3, $4)",
+            session.first().map(Vec::as_slice),
+            token.0,
+            now,
+            now + LONGEST,
         )
-        .fetch_optional(&mut *tx)
+        .execute(&self.pool)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        if row.role.may_see_everything()
-            && let Some(hash) = session.first()
-        {
-            sqlx::query!(
-                "-- sessions::begin_session
-                 insert into vms.sessions (hash, token_id, created_at, last_seen_at, expires_at) values ($1, $2, $3, $3, $4)",
-                hash,
-                row.id,
-                now,
-                now + LONGEST,
-            )
-            .execute(&mut *tx)
-            .await?;
-        }
-        tx.commit().await?;
-        Ok(Some(Caller { principal: row.principal, role: row.role, untrusted_only: row.untrusted_only }))
+        Ok(())
     }
 
     /// Whose session has one of these keyed hashes, and notes that it is in use; none: it has ended, or its token was revoked.

@@ -2,15 +2,16 @@
 //!
 //! Reads: `db` (tokens). Writes: `db` (sessions; through `audit` who came and went).
 
+use super::config::By;
 use super::frame::{self, Frame, Parts};
 use super::session::{self, Session};
-use crate::domain::access::{Caller, Role};
+use crate::domain::access::Caller;
+use crate::domain::ids::TokenId;
 use crate::http::audit;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use crate::seal::Sealer;
 use askama::Template;
-use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::request::Parts as Head;
@@ -61,40 +62,53 @@ pub(super) async fn form(
 /// `POST /console/sign-in`.
 pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let (who, answer) = attempt(&state, &parts, body).await?;
-    audit::at_the_door(&state, who.as_ref(), "user.logged_in", &parts, answer.status()).await;
+    let shown: Shown = session::fields(&parts, &session::read(&parts, body, &state).await?, &state).await?;
+    let token = shown.token.trim();
+    let is_token = !token.is_empty() && token.len() <= TOKEN_MAX;
+    let who = if is_token { state.db.find_token(&state.sealer.token_hashes(token)).await? } else { None };
+    let (who, answer) = match admitted(&state, who.as_ref(), &parts) {
+        Ok(who) => (Some(&who.1), enter(&state, &parts.headers, who, &shown.next).await?),
+        Err((status, sentence)) => (None, page(&parts.headers, &shown.next, status, Some(&sentence))),
+    };
+    audit::at_the_door(&state, who, "user.logged_in", &parts, answer.status()).await;
     Ok(answer)
 }
 
-/// Who came in, and what he is answered.
-async fn attempt(state: &AppState, parts: &Head, body: Body) -> Result<(Option<Caller>, Response), Problem> {
-    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    let shown: Shown = session::fields(parts, &session::read(parts, body, state).await?, state).await?;
-    let again = |status, sentence| Ok((None, page(&parts.headers, &shown.next, status, Some(sentence))));
-    if let Err(wait) = state.console.attempt(from) {
+/// Who comes in, or why he does not: the status and a sentence.
+fn admitted<'a>(
+    state: &AppState,
+    who: Option<&'a (TokenId, Caller)>,
+    parts: &Head,
+) -> Result<&'a (TokenId, Caller), (StatusCode, String)> {
+    let from = || parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    let by = who.map_or_else(|| By::Address(from()), |(_, caller)| By::Principal(caller.principal.clone()));
+    if let Err(wait) = state.console.attempt(by) {
         let sentence = format!("Too many attempts: wait {} seconds, then try again.", wait.as_secs() + 1);
-        return Ok((None, page(&parts.headers, &shown.next, StatusCode::TOO_MANY_REQUESTS, Some(&sentence))));
+        return Err((StatusCode::TOO_MANY_REQUESTS, sentence));
     }
-    let unknown = "This token is not known, or was revoked: check it, or use another.";
-    let token = shown.token.trim();
-    if token.is_empty() || token.len() > TOKEN_MAX {
-        return again(StatusCode::UNAUTHORIZED, unknown);
-    }
-    let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
-    let hashes = state.sealer.session_hashes(&name);
-    match state.db.begin_session(&state.sealer.token_hashes(token), &hashes, state.clock.now()).await? {
-        None => again(StatusCode::UNAUTHORIZED, unknown),
-        Some(caller) if caller.role == Role::Dispatcher => again(
+    let refused = |status, sentence: &str| Err((status, sentence.to_owned()));
+    match who {
+        None => refused(StatusCode::UNAUTHORIZED, "This token is not known, or was revoked: check it, or use another."),
+        Some((_, caller)) if !caller.role.may_see_everything() => refused(
             StatusCode::FORBIDDEN,
             "This is a dispatcher's token, for programs that ask for VMs: sign in with an operator's or a viewer's.",
         ),
-        Some(caller) => {
-            tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
-            end(state, &parts.headers).await?;
-            let way_in = (CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(&shown.next)));
-            Ok((Some(caller), way_in.into_response()))
-        }
+        Some(who) => Ok(who),
     }
+}
+
+/// Begins a session, which takes the place of the one before.
+async fn enter(
+    state: &AppState,
+    headers: &HeaderMap,
+    (token, caller): &(TokenId, Caller),
+    next: &str,
+) -> Result<Response, Problem> {
+    let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
+    state.db.begin_session(*token, &state.sealer.session_hashes(&name), state.clock.now()).await?;
+    end(state, headers).await?;
+    tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
+    Ok((CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(next))).into_response())
 }
 
 /// `POST /console/sign-out`.
