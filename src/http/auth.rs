@@ -26,7 +26,7 @@ pub(super) struct Anyone(pub(super) Caller);
 /// Who may make tasks.
 pub(super) struct Dispatcher(pub(super) Caller);
 /// Who may see everything.
-pub(super) struct Viewer;
+pub(super) struct Viewer(pub(super) Caller);
 /// Who may change everything.
 pub(super) struct Operator(pub(super) Caller);
 
@@ -94,5 +94,5 @@ macro_rules! role {
 
 role!(Anyone, Anyone, |_| true, "dispatcher, operator or viewer");
 role!(Dispatcher, Dispatcher, Role::may_run_tasks, "dispatcher or operator");
-role!(Viewer, |_| Viewer, Role::may_see_everything, "operator or viewer");
+role!(Viewer, Viewer, Role::may_see_everything, "operator or viewer");
 role!(Operator, Operator, Role::may_operate, "operator");

@@ -5,6 +5,7 @@
 
 use super::audit::Gate;
 use super::console::{Console, Hosts};
+use super::streams::Streams;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
@@ -67,6 +68,7 @@ pub struct AppState {
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
     pub(super) audit: Arc<Gate>,
     pub(super) console: Arc<Console>,
+    pub(super) streams: Arc<Streams>,
 }
 
 impl AppState {
@@ -82,8 +84,8 @@ impl AppState {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
         let console = Arc::new(Console::new(Hosts::default(), false));
-        let audit = Arc::new(Gate::new());
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console }
+        let (audit, streams) = (Arc::new(Gate::new()), Arc::default());
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console, streams }
     }
 
     /// With other limits.

@@ -1,12 +1,16 @@
 //! Pages that follow the service: a change comes by itself, nothing else does, and nothing comes to who is not signed in any more.
 
 use crate::api_support::{Api, CI, OPERATOR, VIEWER, machine, task_path};
-use crate::console_support::Browser;
+use crate::console_support::{Browser, request};
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::Response;
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 use vm_service::domain::task::Executor;
 use vm_service::http::serve::{HttpConfig, bind, serve};
 
@@ -133,4 +137,36 @@ async fn a_look_that_fails_ends_its_streams_and_the_next_follower_begins_anew(po
     api.call(CI, "DELETE", &task_path(1)).await;
     assert!(again.until("There are no such tasks.", SOON).await, "{}", again.read);
     api.state.stop.cancel();
+}
+
+fn viewer_page(browser: &Browser<'_>) -> Request<Body> {
+    request("GET", "/console/live?of=/console/vms").header("cookie", &browser.cookie).body(Body::empty()).unwrap()
+}
+
+fn events(token: &str) -> Request<Body> {
+    Api::request(token, "GET", "/api/v1/events").header("accept", "text/event-stream").body(Body::empty()).unwrap()
+}
+
+/// A stream that nobody reads is open until it is dropped.
+async fn open(api: &Api, request: Request<Body>) -> Response {
+    api.router.clone().oneshot(request).await.unwrap()
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn one_principal_has_only_so_many_streams_open(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    let mut streams = Vec::new();
+    for n in 0..64 {
+        let request = if n % 2 == 0 { events(VIEWER) } else { viewer_page(&viewer) };
+        let stream = open(&api, request).await;
+        assert_eq!(stream.status(), 200, "{n}");
+        streams.push(stream);
+    }
+    let refused = open(&api, events(VIEWER)).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (429, true));
+    assert_eq!(open(&api, viewer_page(&viewer)).await.status(), 429, "its pages count too");
+    assert_eq!(open(&api, events(OPERATOR)).await.status(), 200, "others have their own");
+    streams.pop();
+    assert_eq!(open(&api, events(VIEWER)).await.status(), 200, "one was closed");
 }

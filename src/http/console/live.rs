@@ -16,6 +16,7 @@ use super::{asked, events, images, overview, tasks, vms, volumes};
 use crate::http::guard::InFlight;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::http::streams::Open;
 use crate::seal::fingerprint;
 use axum::Extension;
 use axum::extract::State;
@@ -145,10 +146,11 @@ pub(super) async fn stream(
     crate::http::extract::Query(asked): crate::http::extract::Query<Asked>,
 ) -> Result<Response, Problem> {
     let look = Look::of(&asked.of)?;
+    let open = state.streams.open(&session.caller.principal)?;
     let since = Instant::now();
     let (end, ask_at) = (since + state.limits.stream, since + STILL_SIGNED_IN);
     let follow = follow(&state, asked.of, look);
-    let follower = Follower { state, session, follow, seen: asked.seen, since, ask_at, end, in_flight };
+    let follower = Follower { state, session, follow, seen: asked.seen, since, ask_at, end, in_flight, _open: open };
     let events = futures::stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
         let (event, goes_on) = follower.next().await?;
@@ -170,6 +172,7 @@ struct Follower {
     /// Tells the guard that the connection is at work.
     #[allow(dead_code, reason = "held, not read")]
     in_flight: Option<Extension<InFlight>>,
+    _open: Open,
 }
 
 impl Follower {
