@@ -5,12 +5,14 @@
 
 use super::audit::Gate;
 use super::console::{Console, Hosts};
+use super::problem::Problem;
 use super::streams::Streams;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
 use crate::seal::Sealer;
 use chrono::TimeDelta;
+use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -101,6 +103,15 @@ impl AppState {
     pub fn with_console(mut self, hosts: Hosts, secure: bool) -> Self {
         self.console = Arc::new(Console::new(hosts, secure));
         self
+    }
+
+    /// Counts a request of this principal.
+    ///
+    /// # Errors
+    /// `TooFast`.
+    pub(super) fn admit(&self, principal: &str) -> Result<(), Problem> {
+        let admitted = self.rate.check_key(&principal.to_owned());
+        admitted.map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))
     }
 
     /// With a clock whose skew is known.

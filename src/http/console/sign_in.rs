@@ -66,12 +66,13 @@ pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> 
     let token = shown.token.trim();
     let is_token = !token.is_empty() && token.len() <= TOKEN_MAX;
     let who = if is_token { state.db.find_token(&state.sealer.token_hashes(token)).await? } else { None };
-    let (who, answer) = match admitted(&state, who.as_ref(), &parts) {
-        Ok(who) => (Some(&who.1), enter(&state, &parts.headers, who, &shown.next).await?),
-        Err((status, sentence)) => (None, page(&parts.headers, &shown.next, status, Some(&sentence))),
-    };
-    audit::at_the_door(&state, who, "user.logged_in", &parts, answer.status()).await;
-    Ok(answer)
+    match admitted(&state, who.as_ref(), &parts) {
+        Ok(who) => enter(&state, &parts, who, &shown.next).await,
+        Err((status, sentence)) => {
+            audit::turned_away(&state, who.as_ref(), &parts, status).await;
+            Ok(page(&parts.headers, &shown.next, status, Some(&sentence)))
+        }
+    }
 }
 
 /// Who comes in, or why he does not: the status and a sentence.
@@ -98,35 +99,34 @@ fn admitted<'a>(
 }
 
 /// Begins a session, which takes the place of the one before.
-async fn enter(
-    state: &AppState,
-    headers: &HeaderMap,
-    (token, caller): &(TokenId, Caller),
-    next: &str,
-) -> Result<Response, Problem> {
+async fn enter(state: &AppState, parts: &Head, who: &(TokenId, Caller), next: &str) -> Result<Response, Problem> {
+    let (token, Caller { principal, role, .. }) = who;
     let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
-    state.db.begin_session(*token, &state.sealer.session_hashes(&name), state.clock.now()).await?;
-    end(state, headers).await?;
-    tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
+    let hashes = state.sealer.session_hashes(&name);
+    let deed = async {
+        state.db.begin_session(*token, principal, &hashes, state.clock.now()).await?;
+        end(state, &parts.headers).await
+    };
+    audit::behind(who, parts).run(deed).await?;
+    tracing::info!(principal, role = role.as_str(), "signed in to the console");
     Ok((CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(next))).into_response())
 }
 
 /// `POST /console/sign-out`.
 pub(super) async fn sign_out(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
-    let (mut parts, _) = request.into_parts();
-    let session = Session::from_request_parts(&mut parts, &state).await.ok();
-    end(&state, &parts.headers).await?;
+    let (parts, _) = request.into_parts();
+    match Session::demand(&state, &parts).await {
+        Ok(session) => audit::behind(&session.who(), &parts).run(end(&state, &parts.headers)).await?,
+        Err(_) => end(&state, &parts.headers).await?,
+    }
     let mut gone = cookie(&state, String::new());
     gone.make_removal();
-    if let Some(session) = session {
-        audit::at_the_door(&state, Some(&session.caller), "user.logged_out", &parts, StatusCode::OK).await;
-    }
     Ok((CookieJar::new().add(gone), Redirect::to("/console/sign-in")).into_response())
 }
 
 async fn end(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(before) = session::name(state, headers) {
-        state.db.end_session(&state.sealer.session_hashes(&before)).await?;
+        state.db.end_session(&state.sealer.session_hashes(&before), state.clock.now()).await?;
     }
     Ok(())
 }
