@@ -83,11 +83,11 @@ async fn delete_vm(
     Operator(caller): Operator,
     Path(id): Path<VmId>,
 ) -> Result<axum::Json<VmView>, Problem> {
-    terminate(&state, &caller, id).await.map(axum::Json)
+    terminate(&state, &caller, id, &format!("DELETE /api/v1/vms/{id}/hold")).await.map(axum::Json)
 }
 
-/// Begins the end of a VM.
-pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId) -> Result<VmView, Problem> {
+/// Begins the end of a VM; `let_go`: by which the caller lets go of one that is held.
+pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId, let_go: &str) -> Result<VmView, Problem> {
     find(state, id).await?;
     state.db.terminate_vms(&[id], None, &by_operator(caller), state.clock.now()).await?;
     let vm = find(state, id).await?;
@@ -95,7 +95,7 @@ pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId) -> Re
         return Ok(vm);
     }
     let until = vm.hold.map(|hold| format!(" until {}: {:?}", hold.until, hold.reason)).unwrap_or_default();
-    Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with DELETE /api/v1/vms/{id}/hold.")))
+    Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with {let_go}.")))
 }
 
 /// Ends many VMs: these, or all in one state; or all unknown machines, whose rows were lost. Held ones stay.

@@ -86,11 +86,11 @@ async fn delete_volume(
     Operator(caller): Operator,
     Path(id): Path<VolumeId>,
 ) -> Result<axum::Json<VolumeView>, Problem> {
-    delete(&state, &caller, id).await.map(axum::Json)
+    delete(&state, &caller, id, &format!("DELETE /api/v1/volumes/{id}/hold")).await.map(axum::Json)
 }
 
-/// Begins the deletion of a volume.
-pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> Result<VolumeView, Problem> {
+/// Begins the deletion of a volume; `let_go`: by which the caller lets go of one that is held.
+pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId, let_go: &str) -> Result<VolumeView, Problem> {
     find(state, id).await?;
     state.db.delete_volume(id, &caller.principal, state.clock.now()).await?;
     let volume = find(state, id).await?;
@@ -99,7 +99,7 @@ pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> R
     }
     Err(Problem::Conflict(match (&volume.hold, volume.vm_id) {
         (Some(hold), _) => {
-            format!("The volume is held until {}: let go of it first, with DELETE /api/v1/volumes/{id}/hold.", hold.until)
+            format!("The volume is held until {}: {:?}. Let go of it first, with {let_go}.", hold.until, hold.reason)
         }
         (None, Some(vm)) => format!("The volume is in use by VM {vm}: delete it when its job is over."),
         (None, None) => format!("The volume is {}: try again when it is available.", volume.state),
