@@ -60,7 +60,7 @@ async fn list_vms(
     let limit = paging::limit(query.limit)?;
     let before = paging::read(query.cursor.as_deref())?.map(|(at, id)| (at, VmId(id)));
     let filter = VmFilter { state: query.state, id: None, before, limit: limit + 1 };
-    let vms = state.db.list_vms(&filter).await?;
+    let vms = list(&state, &filter).await?;
     Ok(paging::page(vms, limit, &uri, |vm| (vm.created_at, vm.id.0)))
 }
 
@@ -153,10 +153,19 @@ async fn vm_connection(
     Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(connection)).into_response())
 }
 
+/// VMs; a hold that is over is none.
+async fn list(state: &AppState, filter: &VmFilter) -> Result<Vec<VmView>, Problem> {
+    let (mut vms, now) = (state.db.list_vms(filter).await?, state.clock.now());
+    for vm in &mut vms {
+        vm.hold = vm.hold.take().filter(|hold| hold.until > now);
+    }
+    Ok(vms)
+}
+
 /// The VM, from the live table.
 pub(super) async fn find(state: &AppState, id: VmId) -> Result<VmView, Problem> {
     let filter = VmFilter { id: Some(id), limit: 1, ..VmFilter::default() };
-    let vm = state.db.list_vms(&filter).await?.into_iter().next();
+    let vm = list(state, &filter).await?.into_iter().next();
     vm.ok_or_else(|| Problem::NotFound(format!("There is no VM {id}, or it ended some time ago: check the id.")))
 }
 

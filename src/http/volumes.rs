@@ -60,7 +60,7 @@ async fn list_volumes(
         plain("project_id", project)?;
     }
     let filter = VolumeFilter { state: query.state, project: query.project_id, id: None, before, limit: limit + 1 };
-    let volumes = state.db.list_volume_views(&filter).await?;
+    let volumes = list(&state, &filter).await?;
     Ok(paging::page(volumes, limit, &uri, |volume| (volume.created_at, volume.id.0)))
 }
 
@@ -159,9 +159,18 @@ async fn set(state: &AppState, caller: &Caller, id: VolumeId, hold: Option<&Hold
     Err(Problem::Conflict(format!("The volume is {}: hold one that is not being deleted.", volume.state)))
 }
 
+/// Volumes; a hold that is over is none.
+pub(super) async fn list(state: &AppState, filter: &VolumeFilter) -> Result<Vec<VolumeView>, Problem> {
+    let (mut volumes, now) = (state.db.list_volume_views(filter).await?, state.clock.now());
+    for volume in &mut volumes {
+        volume.hold = volume.hold.take().filter(|hold| hold.until > now);
+    }
+    Ok(volumes)
+}
+
 /// The volume.
 pub(super) async fn find(state: &AppState, id: VolumeId) -> Result<VolumeView, Problem> {
     let filter = VolumeFilter { id: Some(id), limit: 1, ..VolumeFilter::default() };
-    let volume = state.db.list_volume_views(&filter).await?.into_iter().next();
+    let volume = list(state, &filter).await?.into_iter().next();
     volume.ok_or_else(|| Problem::NotFound(format!("There is no volume {id}, or it was deleted some time ago: check the id.")))
 }

@@ -261,6 +261,29 @@ async fn what_is_refused_is_said_in_the_consoles_words_with_a_way_back(pool: PgP
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_hold_that_is_over_is_not_shown_as_one(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let vm = everything(&api, &pool).await;
+    let operator = Browser::new(&api, OPERATOR).await;
+    for (thing, id) in [("vms", vm.as_str()), ("volumes", VOLUME)] {
+        let page = format!("/console/{thing}/{id}");
+        let held = async || {
+            let text = operator.get(&page).await.text;
+            let seen = api.call(VIEWER, "GET", &format!("/api/v1/{thing}/{id}")).await.json()["hold"].is_object();
+            let listed = api.call(VIEWER, "GET", &format!("/api/v1/{thing}")).await.json()["items"][0]["hold"].is_object();
+            [text.contains("id=\"hold\""), text.contains("id=\"let-go\""), seen, listed]
+        };
+        assert_eq!(held().await, [false; 4], "{page}");
+        operator.post(&format!("{page}/hold"), &[("reason", "a look"), ("hours", "1")]).await;
+        assert_eq!(held().await, [true; 4], "{page}");
+        api.clock.advance(TimeDelta::minutes(59));
+        assert_eq!(operator.get("/console").await.status, 200);
+        api.clock.advance(TimeDelta::minutes(1));
+        assert_eq!(held().await, [false; 4], "{page}");
+    }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn lists_come_in_pages(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     for n in 0..120 {

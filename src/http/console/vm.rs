@@ -170,8 +170,12 @@ async fn whole(state: &AppState, mut vm: VmLife) -> Result<String, Problem> {
     Ok(frame::html(&Whole { vm, console, events, now: state.clock.now() }))
 }
 
+/// The VM; a hold that is over is none.
 async fn find(state: &AppState, id: VmId) -> Result<VmLife, Problem> {
-    let vm = state.db.find_vm_life(id).await?;
+    let mut vm = state.db.find_vm_life(id).await?;
+    if let Some(vm) = &mut vm {
+        vm.hold_until = vm.hold_until.filter(|until| *until > state.clock.now());
+    }
     vm.ok_or_else(|| Problem::NotFound(format!("There is no VM {id}, or its history was trimmed: check the id.")))
 }
 
