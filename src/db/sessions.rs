@@ -9,7 +9,7 @@ use serde_json::json;
 
 /// A session ends after this long, whatever is done with it.
 pub const LONGEST: TimeDelta = TimeDelta::hours(12);
-/// A session ends after this long without a request.
+/// A session ends after this long without a request of its person; a page that stands open and follows is none.
 pub const IDLE: TimeDelta = TimeDelta::hours(1);
 /// Between two notes that a session is in use.
 const NOTED_EVERY: TimeDelta = TimeDelta::minutes(1);

@@ -5,6 +5,7 @@ use crate::console_support::{Browser, request};
 use axum::body::Body;
 use axum::http::Request;
 use axum::response::Response;
+use chrono::TimeDelta;
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -169,4 +170,19 @@ async fn one_principal_has_only_so_many_streams_open(pool: PgPool) {
     assert_eq!(open(&api, events(OPERATOR)).await.status(), 200, "others have their own");
     streams.pop();
     assert_eq!(open(&api, events(VIEWER)).await.status(), 200, "one was closed");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn an_open_page_does_not_keep_its_session(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    let mut stream = Stream::of(&viewer, "/console/tasks").await;
+    api.clock.advance(TimeDelta::minutes(59));
+    api.put(CI, &task_path(1), &machine()).await;
+    assert!(stream.until("event: part", SOON).await, "{}", stream.read);
+    drop(open(&api, viewer_page(&viewer)).await);
+    api.clock.advance(TimeDelta::minutes(2));
+    api.call(CI, "DELETE", &task_path(1)).await;
+    assert!(stream.until("event: gone", SOON).await, "{}", stream.read);
+    api.state.stop.cancel();
 }

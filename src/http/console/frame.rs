@@ -2,7 +2,7 @@
 //!
 //! Not here: what is in a page (the file of its tab), the headers of its answer (`doors`).
 
-use super::session::{Session, Theme};
+use super::session::{FOLLOWING, Session, Theme};
 use super::{assets, live, words};
 use crate::http::problem::{Problem, leave_alone};
 use askama::Template;
@@ -95,7 +95,7 @@ impl Page<'_> {
 
     /// Where the changes of the live part come from.
     fn stream(&self) -> String {
-        words::with_query("/console/live", &[("of", self.frame.of.as_str()), ("seen", &live::mark(&self.parts.live))])
+        words::with_query(FOLLOWING, &[("of", self.frame.of.as_str()), ("seen", &live::mark(&self.parts.live))])
     }
 
     fn is_here(&self, tab: &Tab) -> bool {

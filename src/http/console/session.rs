@@ -22,6 +22,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+/// Asked for by a page, not by a person: no use of the session.
+pub(super) const FOLLOWING: &str = "/console/live";
 /// More than any name of a session has.
 const NAME_MAX: usize = 128;
 
@@ -97,7 +99,7 @@ pub(super) fn name(state: &AppState, headers: &HeaderMap) -> Option<String> {
 impl Session {
     /// Whether it still is one.
     pub(super) async fn is_good(&self, state: &AppState) -> Result<bool, Problem> {
-        Ok(state.db.use_session(&state.sealer.session_hashes(&self.name), state.clock.now()).await?.is_some())
+        Ok(state.db.find_session(&state.sealer.session_hashes(&self.name), state.clock.now()).await?.is_some())
     }
 
     /// Whoever is signed in; he may ask too fast.
@@ -108,8 +110,11 @@ impl Session {
         };
         let name = name(state, &parts.headers).ok_or_else(away)?;
         let (hashes, now) = (state.sealer.session_hashes(&name), state.clock.now());
-        let found = state.db.use_session(&hashes, now).await.map_err(|error| Away::Problem(error.into()))?;
-        let SessionRow { token, caller, .. } = found.ok_or_else(away)?;
+        let found = match parts.uri.path() {
+            FOLLOWING => state.db.find_session(&hashes, now).await,
+            _ => state.db.use_session(&hashes, now).await,
+        };
+        let SessionRow { token, caller, .. } = found.map_err(|error| Away::Problem(error.into()))?.ok_or_else(away)?;
         tracing::Span::current().record("principal", &caller.principal);
         Ok(Self { caller, token, form_token: state.sealer.form_token(&name), theme: theme(&parts.headers), now, name })
     }
