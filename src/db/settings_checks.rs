@@ -1,6 +1,7 @@
 //! `vms.settings_checks`: settings that somebody wants to have checked. The wish is a row, a loop that can ask the provider leases it, and
 //! writes one result before its deadline; what is later counts for nothing.
 
+use super::audit::{self, Deed};
 use super::leases::Lease;
 use super::settings::Versioned;
 use super::{Db, DbError, LEASE_SECONDS, leased};
@@ -9,6 +10,7 @@ use crate::domain::settings::Settings;
 use crate::domain::settings_check::{CheckResult, CheckState, CheckView};
 use crate::domain::settings_diff::diff;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
 use sqlx::types::Json;
 
 /// A wish to have settings checked.
@@ -69,6 +71,7 @@ impl Db {
     /// # Errors
     /// See [`DbError`].
     pub async fn insert_settings_check(&self, new: &NewCheck<'_>, now: DateTime<Utc>) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "-- settings_checks::insert_settings_check
              insert into vms.settings_checks (id, principal, version, base, body, created_at, deadline_at, due_at)
@@ -81,8 +84,11 @@ impl Db {
             now,
             new.deadline_at,
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        let payload = json!({ "on_top_of": new.base.version, "changes": diff(&new.base.settings, new.proposed) });
+        audit::note(&mut tx, now, Deed::to("settings.check", "settings", new.id.to_string(), payload)).await?;
+        tx.commit().await?;
         self.wake.send();
         Ok(())
     }

@@ -34,7 +34,7 @@ const HEADER_MAX: usize = 200;
 /// A look that was forbidden, or a request of nobody.
 const ACCESS: &str = "api.access";
 
-/// Changes: method and path, the action, and what it is done to. A look at a VM's keys is one too.
+/// Changes: method and path, the action, and what it is done to (empty: to nothing that has a name yet). A look at a VM's keys is one too.
 const ACTIONS: &[(Method, &str, &str, &str)] = &[
     (Method::POST, "/api/v1/tasks", "task.create", "task"),
     (Method::PUT, "/api/v1/tasks/{id}", "task.create", "task"),
@@ -53,6 +53,7 @@ const ACTIONS: &[(Method, &str, &str, &str)] = &[
     (Method::POST, "/api/v1/images/{id}/retire", "image.retire", "image"),
     (Method::PUT, "/api/v1/settings", "settings.update", "settings"),
     (Method::POST, "/api/v1/settings/checks", "settings.check", "settings"),
+    (Method::POST, "/console/sign-in", "user.logged_in", ""),
     (Method::POST, "/console/tasks/{id}/release", "task.release", "task"),
     (Method::POST, "/console/vms/{id}/terminate", "vm.terminate", "vm"),
     (Method::POST, "/console/vms/{id}/hold", "vm.hold", "vm"),
@@ -95,30 +96,38 @@ impl Gate {
     }
 }
 
-/// Who is behind a request with this token; none: he has signed in.
-pub(super) fn behind(caller: &Caller, token: Option<TokenId>, parts: &Parts) -> Arc<Behind> {
-    let actor = Party { role: Some(caller.role), token_id: token, ..Party::new("principal", caller.principal.clone()) };
+/// Where a caller has come in.
+pub(super) enum Door {
+    /// With his token, by each request.
+    Api,
+    /// With a session, which a token began.
+    Console,
+}
+
+/// Who is behind a request: a token, and who has it.
+pub(super) fn behind((token, caller): &(TokenId, Caller), parts: &Parts) -> Arc<Behind> {
+    let actor = Party { role: Some(caller.role), token_id: Some(*token), ..Party::new("principal", caller.principal.clone()) };
     Behind::new(actor, Some(request(parts)))
 }
 
-/// Carries out a request of a known caller; without a token he has signed in.
-pub(super) async fn act(state: &AppState, caller: &Caller, token: Option<TokenId>, request: Request, next: Next) -> Response {
+/// Carries out a request of somebody who is known.
+pub(super) async fn act(state: &AppState, who: &(TokenId, Caller), door: Door, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let deed = Deed::of(&parts);
-    let behind = behind(caller, token, &parts);
+    let behind = behind(who, &parts);
     let response = Arc::clone(&behind).run(next.run(Request::from_parts(parts, body))).await;
     if problem::is_unavailable(&response) {
         return response;
     }
     let status = response.extensions().get::<Instead>().map_or(response.status(), |instead| instead.0);
-    let told = match (deed.is_change, token) {
-        (true, Some(_)) => status.is_success() && behind.is_noted(),
+    let told = match (deed.is_change, door) {
+        (true, Door::Api) => status.is_success() && behind.is_noted(),
         // The console answers a change with the way to another page; a form that is shown again has changed nothing yet.
-        (true, None) => status.is_success() || (status.is_redirection() && behind.is_noted()),
+        (true, Door::Console) => status.is_success() || (status.is_redirection() && behind.is_noted()),
         (false, _) => status != StatusCode::FORBIDDEN,
     };
     if !told {
-        write(state, &behind, &caller.principal, deed, status).await;
+        write(state, &behind, &who.1.principal, deed, status).await;
     }
     response
 }
@@ -133,18 +142,12 @@ pub(super) fn refused(mut answer: Response, status: StatusCode) -> Response {
     answer
 }
 
-/// A request that was turned away: its token is unknown, or its principal asks too fast.
-pub(super) async fn turned_away(state: &AppState, parts: &Parts, status: StatusCode) {
-    let behind = Behind::new(Party::new("unknown", "unknown".to_owned()), Some(request(parts)));
-    write(state, &behind, "", Deed::of(parts), status).await;
-}
-
-/// Somebody came to the console or left it; nobody: his token was not taken.
-pub(super) async fn at_the_door(state: &AppState, who: Option<&Caller>, action: &'static str, parts: &Parts, status: StatusCode) {
+/// A request that was turned away: nobody has its token (none), or he who has it may not come in, or asks too fast.
+pub(super) async fn turned_away(state: &AppState, who: Option<&(TokenId, Caller)>, parts: &Parts, status: StatusCode) {
     let nobody = || Behind::new(Party::new("unknown", "unknown".to_owned()), Some(request(parts)));
-    let behind = who.map_or_else(nobody, |caller| behind(caller, None, parts));
-    let name = who.map_or("", |caller| caller.principal.as_str());
-    write(state, &behind, name, Deed { action, target: None, is_change: true }, status).await;
+    let behind = who.map_or_else(nobody, |who| behind(who, parts));
+    let name = who.map_or("", |(_, caller)| caller.principal.as_str());
+    write(state, &behind, name, Deed::of(parts), status).await;
 }
 
 async fn write(state: &AppState, behind: &Behind, who: &str, deed: Deed, status: StatusCode) {
@@ -173,6 +176,7 @@ impl Deed {
         let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
         let known = ACTIONS.iter().find(|(method, path, ..)| *method == parts.method && *path == route);
         let (action, target) = match known {
+            Some((_, _, action, "")) => (*action, None),
             Some((_, _, action, kind)) => (*action, Some(Party::new(kind, id(route, parts.uri.path())))),
             None => (ACCESS, None),
         };

@@ -5,7 +5,7 @@
 //! Reads: `db` (tokens, by keyed hash). Not here: whose a task is (`tasks`), what is noted of it all
 //! (`audit`).
 
-use super::audit;
+use super::audit::{self, Door};
 use super::problem::{self, Problem};
 use super::state::AppState;
 use crate::domain::access::{Caller, Role};
@@ -16,7 +16,6 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use governor::clock::{Clock as _, DefaultClock};
 
 /// More than any token has; longer ones are not hashed.
 const TOKEN_MAX: usize = 512;
@@ -32,24 +31,26 @@ pub(super) struct Operator(pub(super) Caller);
 
 /// Finds out who calls; the roles below rely on it.
 pub(super) async fn demand_token(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    match caller(&state, request.headers()).await {
-        Ok((token, caller)) => {
-            tracing::Span::current().record("principal", &caller.principal);
-            request.extensions_mut().insert(caller.clone());
-            audit::act(&state, &caller, Some(token), request, next).await
-        }
-        Err(problem) => {
-            let response = problem.into_response();
-            // Who shows no token at all has tried nothing, and while the database is away nobody is turned away.
-            if request.headers().contains_key(AUTHORIZATION) && !problem::is_unavailable(&response) {
-                audit::turned_away(&state, &request.into_parts().0, response.status()).await;
+    let (who, problem) = match find(&state, request.headers()).await {
+        Ok(who) => match state.admit(&who.1.principal) {
+            Ok(()) => {
+                tracing::Span::current().record("principal", &who.1.principal);
+                request.extensions_mut().insert(who.1.clone());
+                return audit::act(&state, &who, Door::Api, request, next).await;
             }
-            response
-        }
+            Err(problem) => (Some(who), problem),
+        },
+        Err(problem) => (None, problem),
+    };
+    let response = problem.into_response();
+    // Who shows no token at all has tried nothing, and while the database is away nobody is turned away.
+    if request.headers().contains_key(AUTHORIZATION) && !problem::is_unavailable(&response) {
+        audit::turned_away(&state, who.as_ref(), &request.into_parts().0, response.status()).await;
     }
+    response
 }
 
-async fn caller(state: &AppState, headers: &HeaderMap) -> Result<(TokenId, Caller), Problem> {
+async fn find(state: &AppState, headers: &HeaderMap) -> Result<(TokenId, Caller), Problem> {
     let missing = Problem::Unauthorized("Send a token in the header \"Authorization: Bearer …\".");
     let Some(header) = headers.get(AUTHORIZATION) else { return Err(missing) };
     let unknown = Problem::Unauthorized("This token is not known or was revoked: use another.");
@@ -61,9 +62,7 @@ async fn caller(state: &AppState, headers: &HeaderMap) -> Result<(TokenId, Calle
     if token.is_empty() || token.len() > TOKEN_MAX {
         return Err(unknown);
     }
-    let (id, caller) = state.db.find_token(&state.sealer.token_hashes(token)).await?.ok_or(unknown)?;
-    state.rate.check_key(&caller.principal).map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
-    Ok((id, caller))
+    state.db.find_token(&state.sealer.token_hashes(token)).await?.ok_or(unknown)
 }
 
 fn with_role(parts: &Parts, may: fn(Role) -> bool, needs: &str) -> Result<Caller, Problem> {

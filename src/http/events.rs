@@ -54,7 +54,7 @@ struct ListEvents {
 )]
 async fn list_events(
     State(state): State<AppState>,
-    _: Viewer,
+    Viewer(caller): Viewer,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     in_flight: Option<Extension<InFlight>>,
@@ -66,7 +66,8 @@ async fn list_events(
     let filter = EventFilter { task: query.task_id, vm: query.vm_id, after, limit: limit + 1 };
     let accepts = |kind: &str| headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|text| text.contains(kind)));
     if accepts("text/event-stream") {
-        return events_stream::answer(state, filter, in_flight.map(|Extension(token)| token)).await;
+        let open = state.streams.open(&caller.principal)?;
+        return events_stream::answer(state, filter, open, in_flight.map(|Extension(token)| token)).await;
     }
     let events = state.db.list_events(&filter).await?;
     Ok(paging::numbered_page(events, limit, &uri, |event| event.id))

@@ -8,13 +8,12 @@
 use super::guard::InFlight;
 use super::problem::Problem;
 use super::state::AppState;
+use super::streams::Open;
 use crate::db::events::EventFilter;
 use crate::domain::api::EventView;
-use crate::telemetry::names;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
-use metrics::gauge;
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -46,32 +45,20 @@ struct Stream {
     _open: Open,
 }
 
-/// One more stream is open, until this is dropped.
-struct Open;
-
-impl Open {
-    fn counted() -> Self {
-        gauge!(names::EVENT_STREAMS).increment(1.0);
-        Self
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        gauge!(names::EVENT_STREAMS).decrement(1.0);
-    }
-}
-
 /// The stream, from the event that `filter` names or from now on.
-pub(super) async fn answer(state: AppState, filter: EventFilter, in_flight: Option<InFlight>) -> Result<Response, Problem> {
+pub(super) async fn answer(
+    state: AppState,
+    filter: EventFilter,
+    open: Open,
+    in_flight: Option<InFlight>,
+) -> Result<Response, Problem> {
     let start = match filter.after {
         Some(id) => id,
         None => state.db.newest_event().await?,
     };
     let (wake, end) = (state.db.wake.subscribe(), Instant::now() + state.limits.stream);
     let (sent, ready) = (BTreeSet::new(), VecDeque::new());
-    let stream =
-        Stream { state, filter, start, newest: start, sent, ready, wake, end, _in_flight: in_flight, _open: Open::counted() };
+    let stream = Stream { state, filter, start, newest: start, sent, ready, wake, end, _in_flight: in_flight, _open: open };
     // Without data it is no event, but a reader that comes back before the first one knows where it was.
     let here = futures::stream::once(async move { Ok::<_, Infallible>(Event::default().id(start.to_string())) });
     let events = futures::stream::unfold(stream, |mut stream| async move {

@@ -174,18 +174,24 @@ async fn promote_image(
     Path(id): Path<ImageId>,
     Json(request): Json<PromoteRequest>,
 ) -> Result<axum::Json<ImageView>, Problem> {
-    promote(&state, &caller, id, request).await.map(axum::Json)
+    promote(&state, &caller, id, request, "force").await.map(axum::Json)
 }
 
-/// Promotes an image.
-pub(super) async fn promote(state: &AppState, caller: &Caller, id: ImageId, request: PromoteRequest) -> Result<ImageView, Problem> {
+/// Promotes an image; `force`: what the caller knows the wish by that it is done whatever was measured.
+pub(super) async fn promote(
+    state: &AppState,
+    caller: &Caller,
+    id: ImageId,
+    request: PromoteRequest,
+    force: &str,
+) -> Result<ImageView, Problem> {
     let image = find(state, id).await?;
     if image.state == ImageState::Promoted {
         return Ok(image);
     }
     if !request.force {
         let judged = may_promote(&image.figures, image.promoted.as_ref());
-        judged.map_err(|why| Problem::Conflict(format!("{why} With \"force\" it is promoted all the same.")))?;
+        judged.map_err(|why| Problem::Conflict(format!("{why} With \"{force}\" it is promoted all the same.")))?;
     }
     if state.db.promote_image(id, request.force, &caller.principal, state.clock.now()).await? {
         return find(state, id).await;

@@ -35,6 +35,7 @@ mod router;
 mod settings;
 mod settings_checks;
 mod settings_history;
+mod streams;
 mod task_list;
 mod task_wait;
 mod tasks;

@@ -73,7 +73,7 @@ const PROBLEMS: [(&str, &str); 14] = [
     ("415", "The body is not JSON"),
     ("422", "Understood, but impossible: `errors` says which fields"),
     ("428", "The header If-Match is missing"),
-    ("429", "This principal asks too fast: wait as long as Retry-After says"),
+    ("429", "This principal asks too fast, or has too many streams open: wait as long as Retry-After says"),
     ("500", "A defect of the service, or its configuration must be mended"),
     ("503", "The database is away, or new tasks are refused: wait as long as Retry-After says"),
 ];

@@ -45,6 +45,8 @@ pub(super) enum Problem {
     NoIfMatch,
     /// This principal asks too fast.
     TooFast(Duration),
+    /// This principal has as many streams open as it may.
+    TooManyStreams,
     /// New tasks are refused for now, by the settings.
     Refusing,
     /// The database cannot be asked; with the cause.
@@ -69,6 +71,8 @@ struct Extensions<'a> {
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Rounds up.
 const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
+/// For a reader who should come back when another one has closed its stream.
+const RETRY_STREAM: Duration = Duration::from_secs(10);
 /// For a caller who should come back when an operator has changed the settings.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
@@ -95,7 +99,7 @@ impl Problem {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Impossible(..) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoIfMatch => StatusCode::PRECONDITION_REQUIRED,
-            Self::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooFast(_) | Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
             Self::Refusing | Self::Unavailable(_) | Self::TookTooLong => StatusCode::SERVICE_UNAVAILABLE,
             Self::Configuration(_) | Self::Defect(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -118,6 +122,7 @@ impl Problem {
             Self::NotJson => "Send the body as JSON, with the header \"Content-Type: application/json\".",
             Self::NoIfMatch => "Send the ETag of the settings that you read in the header If-Match.",
             Self::TooFast(_) => "This principal asks too fast: wait as long as Retry-After says.",
+            Self::TooManyStreams => "This principal has too many streams open: close one, then open the next.",
             Self::Refusing => "New tasks are refused for now, by the settings: ask again later.",
             Self::Unavailable(_) => "The database cannot be reached: ask again after Retry-After.",
             Self::TookTooLong => "The service did not answer in time: ask again after Retry-After.",
@@ -128,6 +133,7 @@ impl Problem {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooFast(wait) => Some(*wait),
+            Self::TooManyStreams => Some(RETRY_STREAM),
             Self::Refusing => Some(RETRY_REFUSED),
             Self::Unavailable(_) | Self::TookTooLong => Some(RETRY_AFTER),
             _ => None,

@@ -5,11 +5,14 @@
 
 use super::audit::Gate;
 use super::console::{Console, Hosts};
+use super::problem::Problem;
+use super::streams::Streams;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::settings::Versioned;
 use crate::seal::Sealer;
 use chrono::TimeDelta;
+use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -67,6 +70,7 @@ pub struct AppState {
     pub(super) rate: Arc<DefaultKeyedRateLimiter<String>>,
     pub(super) audit: Arc<Gate>,
     pub(super) console: Arc<Console>,
+    pub(super) streams: Arc<Streams>,
 }
 
 impl AppState {
@@ -82,8 +86,8 @@ impl AppState {
         let limits = Limits::default();
         let skew = Arc::new(TimeDelta::zero);
         let console = Arc::new(Console::new(Hosts::default(), false));
-        let audit = Arc::new(Gate::new());
-        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console }
+        let (audit, streams) = (Arc::new(Gate::new()), Arc::default());
+        Self { db, sealer, clock, settings, problem, skew, stop, limits, rate: rate(limits), audit, console, streams }
     }
 
     /// With other limits.
@@ -99,6 +103,15 @@ impl AppState {
     pub fn with_console(mut self, hosts: Hosts, secure: bool) -> Self {
         self.console = Arc::new(Console::new(hosts, secure));
         self
+    }
+
+    /// Counts a request of this principal.
+    ///
+    /// # Errors
+    /// `TooFast`.
+    pub(super) fn admit(&self, principal: &str) -> Result<(), Problem> {
+        let admitted = self.rate.check_key(&principal.to_owned());
+        admitted.map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))
     }
 
     /// With a clock whose skew is known.

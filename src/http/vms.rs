@@ -60,7 +60,7 @@ async fn list_vms(
     let limit = paging::limit(query.limit)?;
     let before = paging::read(query.cursor.as_deref())?.map(|(at, id)| (at, VmId(id)));
     let filter = VmFilter { state: query.state, id: None, before, limit: limit + 1 };
-    let vms = state.db.list_vms(&filter).await?;
+    let vms = list(&state, &filter).await?;
     Ok(paging::page(vms, limit, &uri, |vm| (vm.created_at, vm.id.0)))
 }
 
@@ -83,11 +83,11 @@ async fn delete_vm(
     Operator(caller): Operator,
     Path(id): Path<VmId>,
 ) -> Result<axum::Json<VmView>, Problem> {
-    terminate(&state, &caller, id).await.map(axum::Json)
+    terminate(&state, &caller, id, &format!("DELETE /api/v1/vms/{id}/hold")).await.map(axum::Json)
 }
 
-/// Begins the end of a VM.
-pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId) -> Result<VmView, Problem> {
+/// Begins the end of a VM; `let_go`: by which the caller lets go of one that is held.
+pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId, let_go: &str) -> Result<VmView, Problem> {
     find(state, id).await?;
     state.db.terminate_vms(&[id], None, &by_operator(caller), state.clock.now()).await?;
     let vm = find(state, id).await?;
@@ -95,7 +95,7 @@ pub(super) async fn terminate(state: &AppState, caller: &Caller, id: VmId) -> Re
         return Ok(vm);
     }
     let until = vm.hold.map(|hold| format!(" until {}: {:?}", hold.until, hold.reason)).unwrap_or_default();
-    Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with DELETE /api/v1/vms/{id}/hold.")))
+    Err(Problem::Conflict(format!("The VM is held{until}. Let go of it first, with {let_go}.")))
 }
 
 /// Ends many VMs: these, or all in one state; or all unknown machines, whose rows were lost. Held ones stay.
@@ -153,10 +153,19 @@ async fn vm_connection(
     Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(connection)).into_response())
 }
 
+/// VMs; a hold that is over is none.
+async fn list(state: &AppState, filter: &VmFilter) -> Result<Vec<VmView>, Problem> {
+    let (mut vms, now) = (state.db.list_vms(filter).await?, state.clock.now());
+    for vm in &mut vms {
+        vm.hold = vm.hold.take().filter(|hold| hold.until > now);
+    }
+    Ok(vms)
+}
+
 /// The VM, from the live table.
 pub(super) async fn find(state: &AppState, id: VmId) -> Result<VmView, Problem> {
     let filter = VmFilter { id: Some(id), limit: 1, ..VmFilter::default() };
-    let vm = state.db.list_vms(&filter).await?.into_iter().next();
+    let vm = list(state, &filter).await?.into_iter().next();
     vm.ok_or_else(|| Problem::NotFound(format!("There is no VM {id}, or it ended some time ago: check the id.")))
 }
 

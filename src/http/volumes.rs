@@ -60,7 +60,7 @@ async fn list_volumes(
         plain("project_id", project)?;
     }
     let filter = VolumeFilter { state: query.state, project: query.project_id, id: None, before, limit: limit + 1 };
-    let volumes = state.db.list_volume_views(&filter).await?;
+    let volumes = list(&state, &filter).await?;
     Ok(paging::page(volumes, limit, &uri, |volume| (volume.created_at, volume.id.0)))
 }
 
@@ -86,11 +86,11 @@ async fn delete_volume(
     Operator(caller): Operator,
     Path(id): Path<VolumeId>,
 ) -> Result<axum::Json<VolumeView>, Problem> {
-    delete(&state, &caller, id).await.map(axum::Json)
+    delete(&state, &caller, id, &format!("DELETE /api/v1/volumes/{id}/hold")).await.map(axum::Json)
 }
 
-/// Begins the deletion of a volume.
-pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> Result<VolumeView, Problem> {
+/// Begins the deletion of a volume; `let_go`: by which the caller lets go of one that is held.
+pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId, let_go: &str) -> Result<VolumeView, Problem> {
     find(state, id).await?;
     state.db.delete_volume(id, &caller.principal, state.clock.now()).await?;
     let volume = find(state, id).await?;
@@ -99,7 +99,7 @@ pub(super) async fn delete(state: &AppState, caller: &Caller, id: VolumeId) -> R
     }
     Err(Problem::Conflict(match (&volume.hold, volume.vm_id) {
         (Some(hold), _) => {
-            format!("The volume is held until {}: let go of it first, with DELETE /api/v1/volumes/{id}/hold.", hold.until)
+            format!("The volume is held until {}: {:?}. Let go of it first, with {let_go}.", hold.until, hold.reason)
         }
         (None, Some(vm)) => format!("The volume is in use by VM {vm}: delete it when its job is over."),
         (None, None) => format!("The volume is {}: try again when it is available.", volume.state),
@@ -159,9 +159,18 @@ async fn set(state: &AppState, caller: &Caller, id: VolumeId, hold: Option<&Hold
     Err(Problem::Conflict(format!("The volume is {}: hold one that is not being deleted.", volume.state)))
 }
 
+/// Volumes; a hold that is over is none.
+pub(super) async fn list(state: &AppState, filter: &VolumeFilter) -> Result<Vec<VolumeView>, Problem> {
+    let (mut volumes, now) = (state.db.list_volume_views(filter).await?, state.clock.now());
+    for volume in &mut volumes {
+        volume.hold = volume.hold.take().filter(|hold| hold.until > now);
+    }
+    Ok(volumes)
+}
+
 /// The volume.
 pub(super) async fn find(state: &AppState, id: VolumeId) -> Result<VolumeView, Problem> {
     let filter = VolumeFilter { id: Some(id), limit: 1, ..VolumeFilter::default() };
-    let volume = state.db.list_volume_views(&filter).await?.into_iter().next();
+    let volume = list(state, &filter).await?.into_iter().next();
     volume.ok_or_else(|| Problem::NotFound(format!("There is no volume {id}, or it was deleted some time ago: check the id.")))
 }

@@ -2,14 +2,17 @@
 //! what they were refused.
 
 use crate::api_support::{Api, CI, OPERATOR, OTHER, Reply, SECRETS, VIEWER, machine, task_path};
+use crate::console_support::Browser;
 use axum::body::Body;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use std::num::NonZeroU32;
 use uuid::Uuid;
 use vm_service::admin::tokens;
 use vm_service::domain::access::{Caller, Role};
 use vm_service::domain::ids::TaskId;
 use vm_service::domain::task::Executor;
+use vm_service::http::state::Limits;
 
 /// Everything in the log, oldest first.
 pub(crate) async fn log(api: &Api) -> Vec<Value> {
@@ -172,4 +175,23 @@ async fn what_nobody_is_behind_is_not_told_and_a_call_without_effect_is(pool: Pg
     assert_eq!(api.call(CI, "DELETE", &task_path(1)).await.status, 200);
     assert_eq!(api.put(OTHER, &task_path(2), &machine()).await.status, 409);
     assert_eq!(actions(&log(&api).await)[2..], ["task.release", "!task.create"]);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn who_asks_too_fast_is_told_by_name(pool: PgPool) {
+    let (per_second, burst) = (NonZeroU32::MIN, NonZeroU32::MIN);
+    let api = Api::with_limits(pool.clone(), Limits { per_second, burst, ..Limits::default() }).await;
+    assert_eq!(api.call(CI, "GET", &task_path(1)).await.status, 404);
+    api.call(CI, "DELETE", &task_path(1)).await.problem(429);
+    let browser = Browser::new(&api, OPERATOR).await;
+    assert_eq!(browser.get("/console").await.status, 200);
+    assert_eq!(browser.post(&format!("/console/tasks/{}/release", Uuid::from_u128(1)), &[]).await.status, 429);
+    let told: Vec<(Value, Value)> = sqlx::query_as(
+        "select actor - 'token_id', to_jsonb(action) from vms.audit where metadata ->> 'status' = '429' order by occurred_at, id",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let who = |id: &str, role: &str| json!({ "id": id, "type": "principal", "role": role });
+    assert_eq!(told, [(who("ci", "dispatcher"), json!("task.release")), (who("operator", "operator"), json!("task.release"))]);
 }

@@ -33,9 +33,11 @@ async fn act(browser: &Browser<'_>, path: &str, more: &[(&str, &str)]) -> (Reply
     send(browser.api, &browser.cookie, path, &all).await
 }
 
-/// Everything but when, and what belongs to the action alone.
+/// Everything but when, what belongs to the action alone, and which token of a principal it was: one it always is.
 fn told(event: &Value) -> Value {
     let Value::Object(mut event) = event.clone() else { panic!("{event}") };
+    let token = event["actor"].as_object_mut().unwrap().remove("token_id");
+    assert_eq!(token.is_some(), event["actor"]["type"] == "principal", "{event:?}");
     for part in ["id", "version", "occurred_at", "payload", "scope", "link", "hash"] {
         event.remove(part);
     }
@@ -79,14 +81,14 @@ async fn who_comes_and_goes_is_told_and_no_token(pool: PgPool) {
     for secret in ["canary", CI, OPERATOR, cookie.split_once('=').unwrap().1] {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
-    let nobody = ("unknown", "");
+    let (nobody, himself) = (("unknown", ""), Some(("principal", "operator")));
     assert_eq!(
         events.iter().map(told).collect::<Vec<_>>(),
         [
             event(nobody, "user.logged_in", None, (enter, &first), Some(401)),
-            event(nobody, "user.logged_in", None, (enter, &second), Some(403)),
-            event(BOSS, "user.logged_in", None, (enter, &third), Some(303)),
-            event(BOSS, "user.logged_out", None, ("/console/sign-out", &fourth), Some(200)),
+            event(("ci", "dispatcher"), "user.logged_in", None, (enter, &second), Some(403)),
+            event(BOSS, "user.logged_in", himself, (enter, &third), None),
+            event(BOSS, "user.logged_out", himself, ("/console/sign-out", &fourth), None),
         ]
     );
 }
@@ -149,6 +151,10 @@ async fn what_is_refused_is_told_with_who_tried_it(pool: PgPool) {
     assert_eq!(api.call(VIEWER, "GET", &format!("/api/v1/vms/{vm}")).await.json()["state"], "available");
 }
 
+fn settings(id: &str) -> Option<(&str, &str)> {
+    Some(("settings", id))
+}
+
 /// Asks for a check by a form, and has it carried out; the path of the check and the id of the request.
 async fn check(browser: &Browser<'_>, bench: &Bench, path: &str, more: &[(&str, &str)]) -> (String, String) {
     let (asked, id) = act(browser, path, more).await;
@@ -183,17 +189,17 @@ async fn a_saved_version_a_return_and_a_save_that_came_too_late_are_told(pool: P
     assert_eq!(saved.header("location"), "/console/settings?done=saved");
 
     let events = log(&api).await;
-    let (settings, json) = (|id| Some(("settings", id)), "/console/settings/json");
+    let json = "/console/settings/json";
     let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     let paths = [&mine, &late, &returned].map(|path| format!("{path}/save"));
     assert_eq!(
         events[before..].iter().map(told).collect::<Vec<_>>(),
         [
-            event(BOSS, "settings.check", settings(""), (json, &first), Some(303)),
-            event(BOSS, "settings.check", settings(""), (json, &second), Some(303)),
+            event(BOSS, "settings.check", settings(&id(&mine)), (json, &first), None),
+            event(BOSS, "settings.check", settings(&id(&late)), (json, &second), None),
             event(BOSS, "settings.update", settings("1"), (&paths[0], &third), None),
             event(BOSS, "settings.update", settings(&id(&late)), (&paths[1], &fourth), Some(412)),
-            event(BOSS, "settings.check", settings("1"), (back, &fifth), Some(303)),
+            event(BOSS, "settings.check", settings(&id(&returned)), (back, &fifth), None),
             event(BOSS, "settings.update", settings("3"), (&paths[2], &sixth), None),
         ]
     );
@@ -201,6 +207,40 @@ async fn a_saved_version_a_return_and_a_save_that_came_too_late_are_told(pool: P
         let changes = events[before + at]["payload"]["changes"].as_array().unwrap();
         assert!(changes.contains(&json!({ "path": "history_days", "old": old, "new": new })), "{changes:?}");
     };
+    changed(0, 90, 30);
     changed(2, 90, 30);
+    changed(4, 90, 30);
     changed(5, 90, 30);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn however_often_somebody_comes_goes_and_checks_each_time_is_told(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let boss = Browser::new(&api, OPERATOR).await;
+    // His limited events are spent.
+    for n in 0..70 {
+        api.call(OPERATOR, "DELETE", &format!("/api/v1/vms/{}", Uuid::from_u128(n))).await.problem(404);
+    }
+    let count = async |action: &str| log(&api).await.iter().filter(|event| event["action"] == action).count();
+    assert!(count("vm.terminate").await < 70);
+    assert_eq!(api.with_body(OPERATOR, "POST", "/api/v1/settings/checks", "{}").await.status, 201);
+    assert_eq!(boss.post("/console/sign-out", &[]).await.status, 303);
+    let again = Browser::new(&api, OPERATOR).await;
+    let (builder, body) = form("/console/sign-in", &[("token", OPERATOR)]);
+    let over = api.send(builder.header("cookie", &again.cookie).body(body).unwrap()).await;
+    assert_eq!(over.status, 303, "{over:?}");
+    let told = [count("settings.check").await, count("user.logged_in").await, count("user.logged_out").await];
+    assert_eq!(told, [1, 3, 2], "the session that another one takes the place of ends too");
+
+    // What cannot be told is not done.
+    let mine = over.header("set-cookie").split(';').next().unwrap().to_owned();
+    sqlx::query("alter table vms.audit add check (false) not valid").execute(&pool).await.unwrap();
+    assert_eq!(send(&api, "", "/console/sign-in", &[("token", OPERATOR)]).await.0.status, 500);
+    assert_eq!(send(&api, &mine, "/console/sign-out", &[]).await.0.status, 500);
+    assert_eq!(api.with_body(OPERATOR, "POST", "/api/v1/settings/checks", "{}").await.status, 500);
+    let left: Vec<i64> = sqlx::query_scalar("select count(*) from vms.sessions union all select count(*) from vms.settings_checks")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(left, [1, 1]);
 }

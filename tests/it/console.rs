@@ -58,14 +58,20 @@ async fn with_tls_the_cookie_is_secure_and_of_this_host_alone(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
-async fn attempts_to_sign_in_are_limited(pool: PgPool) {
+async fn attempts_with_wrong_tokens_are_limited_and_keep_nobody_out(pool: PgPool) {
     let api = Api::new(pool).await;
     for _ in 0..10 {
         assert_eq!(sign_in(&api, "vms_guess", "").await.status, 401);
     }
-    let refused = sign_in(&api, OPERATOR, "").await;
+    let refused = sign_in(&api, "vms_guess", "").await;
     assert_eq!((refused.status, refused.header("set-cookie")), (429, ""));
     assert!(refused.text.contains("wait"), "{refused:?}");
+    for _ in 0..10 {
+        assert_eq!(sign_in(&api, OPERATOR, "").await.status, 303, "all come from the address of one proxy");
+    }
+    let refused = sign_in(&api, OPERATOR, "").await;
+    assert_eq!((refused.status, refused.header("set-cookie")), (429, ""), "one token does not fill the table of sessions");
+    assert_eq!(sign_in(&api, VIEWER, "").await.status, 303);
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

@@ -229,6 +229,61 @@ async fn an_operator_does_what_the_api_does_and_a_viewer_does_not(pool: PgPool) 
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_is_refused_is_said_in_the_consoles_words_with_a_way_back(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let vm = everything(&api, &pool).await;
+    let operator = Browser::new(&api, OPERATOR).await;
+    let image = format!("/console/images/{IMAGE}");
+    for (page, end) in [(format!("/console/vms/{vm}"), "terminate"), (format!("/console/volumes/{VOLUME}"), "delete")] {
+        for (reason, hours, why) in [(EVIL, "many", "hours"), ("", "7", "reason"), (EVIL, "0", "hours"), ("x", "9000", "hours")] {
+            let again = operator.post(&format!("{page}/hold"), &[("reason", reason), ("hours", hours)]).await;
+            assert_eq!(again.status, 422, "{again:?}");
+            let wrong = again.text.split("id=\"wrong\">").nth(1).unwrap_or_else(|| panic!("{}", again.text));
+            assert!(wrong.split('<').next().unwrap().contains(why), "{reason} {hours}: {wrong}");
+            for kept in ["id=\"facts\"", &format!("value=\"{hours}\""), &format!("of={}", page.replace('/', "%2F")), "id=\"who\""] {
+                assert!(again.text.contains(kept), "{kept}: {}", again.text);
+            }
+            assert!(reason != EVIL || again.text.contains(&format!("value=\"{ESCAPED}\"")), "{}", again.text);
+        }
+        operator.post(&format!("{page}/hold"), &[("reason", "a look"), ("hours", "2")]).await;
+        let held = operator.post(&format!("{page}/{end}"), &[]).await;
+        assert!(held.status == 409 && held.text.contains("Let go of it") && !held.text.contains("/api/"), "{held:?}");
+        assert!(held.text.contains(&format!("<a href=\"{page}\" id=\"back\"")), "{}", held.text);
+    }
+    let untried = operator.post(&format!("{image}/promote"), &[]).await;
+    assert!(untried.text.contains("whatever was measured") && !untried.text.contains("force"), "{untried:?}");
+    assert!(untried.text.contains(&format!("<a href=\"{image}\" id=\"back\"")), "{}", untried.text);
+    for path in ["/console/settings", "/console/settings/json"] {
+        let refused = operator.post(path, &[]).await;
+        assert!(refused.status == 400 && refused.text.contains(&format!("<a href=\"{path}\" id=\"back\"")), "{refused:?}");
+    }
+    assert!(!operator.get("/console/vms/x").await.text.contains("id=\"back\""), "nothing was asked for from a page");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_hold_that_is_over_is_not_shown_as_one(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let vm = everything(&api, &pool).await;
+    let operator = Browser::new(&api, OPERATOR).await;
+    for (thing, id) in [("vms", vm.as_str()), ("volumes", VOLUME)] {
+        let page = format!("/console/{thing}/{id}");
+        let held = async || {
+            let text = operator.get(&page).await.text;
+            let seen = api.call(VIEWER, "GET", &format!("/api/v1/{thing}/{id}")).await.json()["hold"].is_object();
+            let listed = api.call(VIEWER, "GET", &format!("/api/v1/{thing}")).await.json()["items"][0]["hold"].is_object();
+            [text.contains("id=\"hold\""), text.contains("id=\"let-go\""), seen, listed]
+        };
+        assert_eq!(held().await, [false; 4], "{page}");
+        operator.post(&format!("{page}/hold"), &[("reason", "a look"), ("hours", "1")]).await;
+        assert_eq!(held().await, [true; 4], "{page}");
+        api.clock.advance(TimeDelta::minutes(59));
+        assert_eq!(operator.get("/console").await.status, 200);
+        api.clock.advance(TimeDelta::minutes(1));
+        assert_eq!(held().await, [false; 4], "{page}");
+    }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn lists_come_in_pages(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     for n in 0..120 {

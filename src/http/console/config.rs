@@ -7,11 +7,20 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Attempts to sign in from one address at once; then one in each [`ATTEMPT_EVERY`].
+/// Attempts to sign in that are counted together, at once; then one in each [`ATTEMPT_EVERY`].
 const ATTEMPTS: u32 = 10;
 const ATTEMPT_EVERY: Duration = Duration::from_secs(3);
-/// More addresses than this are not remembered at a time, where they have waited long enough.
-const ADDRESSES: usize = 10_000;
+/// More than this are not remembered at a time, where they have waited long enough.
+const REMEMBERED: usize = 10_000;
+
+/// Whose attempts are counted together. An address may be that of a proxy, and so everybody's: it counts only for wrong tokens.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum By {
+    /// The token is his.
+    Principal(String),
+    /// Nobody has the token.
+    Address(Option<IpAddr>),
+}
 
 /// How the console is reached.
 pub(in crate::http) struct Console {
@@ -21,7 +30,7 @@ pub(in crate::http) struct Console {
     pub(super) secure: bool,
     /// Those who follow a page.
     pub(super) hub: Hub,
-    attempts: DefaultKeyedRateLimiter<Option<IpAddr>>,
+    attempts: DefaultKeyedRateLimiter<By>,
 }
 
 impl Console {
@@ -35,12 +44,16 @@ impl Console {
     ///
     /// # Errors
     /// How long to wait before the next.
-    pub(super) fn attempt(&self, from: Option<IpAddr>) -> Result<(), Duration> {
+    pub(super) fn attempt(&self, by: By) -> Result<(), Duration> {
         use governor::clock::{Clock as _, DefaultClock};
-        if self.attempts.len() > ADDRESSES {
+        if self.attempts.len() > REMEMBERED {
             self.attempts.retain_recent();
         }
-        self.attempts.check_key(&from.map(network)).map_err(|not| not.wait_time_from(DefaultClock::default().now()))
+        let by = match by {
+            By::Address(address) => By::Address(address.map(network)),
+            principal @ By::Principal(_) => principal,
+        };
+        self.attempts.check_key(&by).map_err(|not| not.wait_time_from(DefaultClock::default().now()))
     }
 }
 

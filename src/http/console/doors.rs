@@ -39,18 +39,20 @@ pub(super) async fn dress(request: Request, next: Next) -> Response {
 struct Shown {
     theme: Theme,
     id: String,
+    back: Option<String>,
 }
 
 impl Shown {
     fn to(request: &Request) -> Self {
         let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-        Self { theme: theme(request.headers()), id }
+        let back = (!request.method().is_safe()).then(|| page_of(request.uri().path()).to_owned());
+        Self { theme: theme(request.headers()), id, back }
     }
 
     fn dress(self, mut response: Response) -> Response {
-        let Self { theme, id } = self;
+        let Self { theme, id, back } = self;
         if let Some(problem) = problem::take(&mut response, &id) {
-            let page = frame::problem(&problem, &id, theme);
+            let page = frame::problem(&problem, &id, theme, back.as_deref());
             response = (response.status(), page).into_response();
         }
         problem::leave_alone(&mut response);
@@ -66,6 +68,14 @@ impl Shown {
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response
+    }
+}
+
+/// The page whose form is sent here: the path above; those of the settings are sent to their own.
+fn page_of(path: &str) -> &str {
+    match path {
+        "/console/settings" | "/console/settings/json" => path,
+        _ => path.rsplit_once('/').map_or(path, |(page, _)| page),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Not here: what is in a page (the file of its tab), the headers of its answer (`doors`).
 
-use super::session::{Session, Theme};
+use super::session::{FOLLOWING, Session, Theme};
 use super::{assets, live, words};
 use crate::http::problem::{Problem, leave_alone};
 use askama::Template;
@@ -95,7 +95,7 @@ impl Page<'_> {
 
     /// Where the changes of the live part come from.
     fn stream(&self) -> String {
-        words::with_query("/console/live", &[("of", self.frame.of.as_str()), ("seen", &live::mark(&self.parts.live))])
+        words::with_query(FOLLOWING, &[("of", self.frame.of.as_str()), ("seen", &live::mark(&self.parts.live))])
     }
 
     fn is_here(&self, tab: &Tab) -> bool {
@@ -110,6 +110,7 @@ struct Trouble<'a> {
     detail: &'a str,
     errors: &'a [crate::domain::api::FieldError],
     request_id: &'a str,
+    back: Option<&'a str>,
 }
 
 impl Frame {
@@ -124,6 +125,12 @@ impl Frame {
             notice: words::field(uri, "done").and_then(|word| words::done(&word)),
             now: Some(session.now.to_rfc3339_opts(SecondsFormat::Millis, true)),
         }
+    }
+
+    /// A page that an answer to a change shows again: its live part follows this address.
+    pub(super) fn of(mut self, page: String) -> Self {
+        self.of = page;
+        self
     }
 
     /// For somebody who is not.
@@ -145,11 +152,12 @@ pub(super) fn answer(status: StatusCode, frame: &Frame, parts: Parts) -> Respons
     response
 }
 
-/// The page of a problem. It is not known who looks: it shows no more than an API answer would.
-pub(super) fn problem(problem: &Problem, request_id: &str, theme: Theme) -> Response {
+/// The page of a problem, with the way back to the page that a change was asked for on. It is not known who looks: it shows no more than an
+/// API answer would.
+pub(super) fn problem(problem: &Problem, request_id: &str, theme: Theme, back: Option<&str>) -> Response {
     let status = problem.status();
     let frame = Frame::outside(status.canonical_reason().unwrap_or("Problem"), theme);
-    let above = html(&Trouble { status, detail: problem.detail(), errors: problem.errors(), request_id });
+    let above = html(&Trouble { status, detail: problem.detail(), errors: problem.errors(), request_id, back });
     let mut response = answer(status, &frame, Parts { above, ..Parts::default() });
     if let Some(seconds) = problem.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

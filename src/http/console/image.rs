@@ -89,7 +89,7 @@ pub(super) async fn promote(
 ) -> Result<Redirect, Problem> {
     let id = asked::id(&id)?;
     let request = PromoteRequest { force: !change.form.force.is_empty() };
-    images::promote(&state, &change.caller, id, request).await?;
+    images::promote(&state, &change.caller, id, request, "whatever was measured").await?;
     Ok(Redirect::to(&format!("/console/images/{id}?done=promoted")))
 }
 

@@ -1,8 +1,12 @@
 //! Pages that follow the service: all who look at the same thing share one *look*, and are sent its part again when it shows something
 //! else. Ages do not count: the browser lets them run.
 //!
-//! A look is taken when something changed anywhere (`db::wake`), at the latest every [`LOOK_AGAIN`], and rests at least a second and a
-//! hundred times as long as it took: it costs at most one percent of a core, however much happens. Nobody looks, and it is over.
+//! A look is taken when something changed anywhere (`db::wake`) or somebody joins, at the latest every [`LOOK_AGAIN`], and rests at least
+//! a second and a hundred times as long as it took, up to [`REST_MOST`]: as long as it takes less than a tenth of a second it costs at most
+//! one percent of a core, however much happens. Nobody looks, and it is over.
+//!
+//! No page goes back: a follower is sent only what was looked at after he came. A look that fails ends, and its streams with it: the
+//! browser says so and comes back.
 //!
 //! Reads: what the pages read; `db` (sessions, wake-ups). Runs: a look while somebody follows it; a stream until its reader leaves, its
 //! session or its time is over, or the service stops.
@@ -12,6 +16,7 @@ use super::{asked, events, images, overview, tasks, vms, volumes};
 use crate::http::guard::InFlight;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::http::streams::Open;
 use crate::seal::fingerprint;
 use axum::Extension;
 use axum::extract::State;
@@ -21,9 +26,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Some of what is shown changes by time alone.
@@ -32,21 +37,33 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const APART: Duration = Duration::from_secs(1);
 /// A look rests this many times as long as it took.
 const REST: u32 = 100;
+/// But not longer than a person would wait for a change.
+const REST_MOST: Duration = Duration::from_secs(10);
+/// A look that takes longer has failed.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks whether the session is still good.
 const STILL_SIGNED_IN: Duration = Duration::from_secs(10);
 /// Shorter than proxies wait for a silent answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The live part of a page, and its mark: the same mark, the same to see.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Part {
     html: Arc<str>,
     mark: String,
+    /// When the look began that saw it.
+    began: Instant,
 }
 
-/// The looks that somebody follows.
+/// What those who look at the same share.
+struct Shared {
+    part: watch::Sender<Option<Part>>,
+    joined: Notify,
+}
+
+/// The looks that somebody follows. Each belongs to the task that takes it: however that ends, the next follower begins anew.
 #[derive(Default)]
-pub(super) struct Hub(Mutex<HashMap<String, Arc<watch::Sender<Part>>>>);
+pub(super) struct Hub(Mutex<HashMap<String, Weak<Shared>>>);
 
 /// Which page, and what of it is known already.
 #[derive(Deserialize)]
@@ -129,9 +146,11 @@ pub(super) async fn stream(
     crate::http::extract::Query(asked): crate::http::extract::Query<Asked>,
 ) -> Result<Response, Problem> {
     let look = Look::of(&asked.of)?;
-    let end = Instant::now() + state.limits.stream;
+    let open = state.streams.open(&session.caller.principal)?;
+    let since = Instant::now();
+    let (end, ask_at) = (since + state.limits.stream, since + STILL_SIGNED_IN);
     let follow = follow(&state, asked.of, look);
-    let follower = Follower { state, session, follow, seen: asked.seen, end, in_flight };
+    let follower = Follower { state, session, follow, seen: asked.seen, since, ask_at, end, in_flight, _open: open };
     let events = futures::stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
         let (event, goes_on) = follower.next().await?;
@@ -143,24 +162,33 @@ pub(super) async fn stream(
 struct Follower {
     state: AppState,
     session: Session,
-    follow: watch::Receiver<Part>,
+    follow: watch::Receiver<Option<Part>>,
     seen: String,
+    /// His page shows what was there before.
+    since: Instant,
+    /// When to ask again whether the session is still good.
+    ask_at: Instant,
     end: Instant,
     /// Tells the guard that the connection is at work.
     #[allow(dead_code, reason = "held, not read")]
     in_flight: Option<Extension<InFlight>>,
+    _open: Open,
 }
 
 impl Follower {
-    /// The next event, and whether others follow; none also when the database is away: the reader comes back.
+    /// The next event, and whether others follow; none also when the look failed or the database is away: the reader comes back.
     async fn next(&mut self) -> Option<(Event, bool)> {
         loop {
             let part = self.follow.borrow_and_update().clone();
-            if !part.mark.is_empty() && part.mark != self.seen {
+            let fresh = part.filter(|part| part.began >= self.since && part.mark != self.seen);
+            if fresh.is_some() || Instant::now() >= self.ask_at {
                 if !self.session.is_good(&self.state).await.ok()? {
                     return Some((Event::default().event("gone").data("signed out"), false));
                 }
-                self.seen.clone_from(&part.mark);
+                self.ask_at = Instant::now() + STILL_SIGNED_IN;
+            }
+            if let Some(part) = fresh {
+                self.seen = part.mark;
                 return Some((Event::default().event("part").data(&*part.html), true));
             }
             let stop = self.state.stop.clone();
@@ -168,69 +196,75 @@ impl Follower {
                 () = stop.cancelled() => return None,
                 () = sleep_until(self.end) => return None,
                 changed = self.follow.changed() => changed.ok()?,
-                () = sleep(STILL_SIGNED_IN) => {
-                    if !self.session.is_good(&self.state).await.ok()? {
-                        return Some((Event::default().event("gone").data("signed out"), false));
-                    }
-                }
+                () = sleep_until(self.ask_at) => {}
             }
         }
     }
 }
 
 /// Joins those who look at the same, or begins to look.
-fn follow(state: &AppState, key: String, look: Look) -> watch::Receiver<Part> {
+fn follow(state: &AppState, key: String, look: Look) -> watch::Receiver<Option<Part>> {
     let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(sender) = looks.get(&key) {
-        return sender.subscribe();
+    if let Some(shared) = looks.get(&key).and_then(Weak::upgrade) {
+        shared.joined.notify_one();
+        return shared.part.subscribe();
     }
-    let (sender, receiver) = watch::channel(Part::default());
-    let sender = Arc::new(sender);
-    looks.insert(key.clone(), sender.clone());
-    tokio::spawn(keep_looking(state.clone(), key, look, sender));
+    let (part, receiver) = watch::channel(None);
+    let shared = Arc::new(Shared { part, joined: Notify::new() });
+    looks.insert(key.clone(), Arc::downgrade(&shared));
+    tokio::spawn(keep_looking(state.clone(), key, look, shared));
     receiver
 }
 
-async fn keep_looking(state: AppState, key: String, look: Look, sender: Arc<watch::Sender<Part>>) {
+async fn keep_looking(state: AppState, key: String, look: Look, shared: Arc<Shared>) {
     let mut wake = state.db.wake.subscribe();
-    loop {
+    let mut is_over = false;
+    while !is_over {
         wake.mark_unchanged();
         let began = Instant::now();
-        if let Ok(html) = look.html(&state).await {
-            let mark = mark(&html);
-            sender.send_if_modified(|part| {
-                let changed = part.mark != mark;
-                if changed {
-                    *part = Part { html: html.into(), mark };
+        let seen = timeout(LOOK_WITHIN, look.html(&state)).await;
+        if let Ok(Ok(html)) = &seen {
+            shared.part.send_replace(Some(Part { html: html.as_str().into(), mark: mark(html), began }));
+            let wanted = async {
+                sleep(rest(began.elapsed())).await;
+                tokio::select! {
+                    _ = wake.changed() => {}
+                    () = shared.joined.notified() => {}
+                    () = sleep(LOOK_AGAIN) => {}
                 }
-                changed
-            });
+            };
+            tokio::select! {
+                () = state.stop.cancelled() => {}
+                () = shared.part.closed() => {}
+                () = wanted => {}
+            }
         }
-        let rest = APART.max(began.elapsed() * REST);
-        tokio::select! {
-            () = state.stop.cancelled() => {}
-            () = sender.closed() => {}
-            () = sleep(rest) => drop(timeout(LOOK_AGAIN, wake.changed()).await),
+        if !matches!(seen, Ok(Ok(_))) {
+            tracing::warn!(page = key, ?seen, "a page cannot be followed: its look failed");
         }
-        if is_over(&state, &key, &sender) {
-            return;
+        // Under the lock nobody joins any more.
+        let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
+        is_over = !matches!(seen, Ok(Ok(_))) || state.stop.is_cancelled() || shared.part.receiver_count() == 0;
+        if is_over {
+            looks.remove(&key);
         }
     }
 }
 
-/// Nobody looks any more; who comes now begins anew.
-fn is_over(state: &AppState, key: &str, sender: &watch::Sender<Part>) -> bool {
-    let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let over = state.stop.is_cancelled() || sender.receiver_count() == 0;
-    if over {
-        looks.remove(key);
-    }
-    over
+/// How long a look rests that took so long.
+fn rest(took: Duration) -> Duration {
+    APART.max(took * REST).min(REST_MOST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_rests_longer_than_it_took_and_no_page_stands_still_for_it() {
+        let rests = [1, 50, 100, 5_000].map(|took| rest(Duration::from_millis(took)).as_secs());
+        assert_eq!(rests, [1, 5, 10, 10]);
+    }
 
     #[test]
     fn an_age_that_runs_changes_nothing_and_its_moment_does() {

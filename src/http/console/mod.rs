@@ -63,7 +63,7 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/images", get(images::page))
         .route("/console/images/{id}", get(image::page))
         .route("/console/events", get(events::page))
-        .route("/console/live", get(live::stream))
+        .route(session::FOLLOWING, get(live::stream))
         .route("/console/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))

@@ -5,8 +5,10 @@
 //!
 //! Reads, writes: `db` (sessions; through `audit` the log of changes).
 
+use crate::db::sessions::SessionRow;
 use crate::domain::access::{Caller, Role};
-use crate::http::audit;
+use crate::domain::ids::TokenId;
+use crate::http::audit::{self, Door};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use axum::body::{Body, Bytes};
@@ -17,10 +19,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::CookieJar;
 use chrono::{DateTime, Utc};
-use governor::clock::{Clock as _, DefaultClock};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+/// Asked for by a page, not by a person: no use of the session.
+pub(super) const FOLLOWING: &str = "/console/live";
 /// More than any name of a session has.
 const NAME_MAX: usize = 128;
 
@@ -29,6 +32,8 @@ const NAME_MAX: usize = 128;
 pub(super) struct Session {
     /// Who.
     pub(super) caller: Caller,
+    /// The token that began it.
+    token: TokenId,
     /// What each of its forms carries.
     pub(super) form_token: String,
     /// As the browser keeps it.
@@ -97,17 +102,26 @@ impl Session {
         Ok(state.db.find_session(&state.sealer.session_hashes(&self.name), state.clock.now()).await?.is_some())
     }
 
-    async fn find(state: &AppState, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
-        let Some(name) = name(state, headers) else { return Ok(None) };
-        let now = state.clock.now();
-        let found = state.db.find_session(&state.sealer.session_hashes(&name), now).await?;
-        let Some(caller) = found else { return Ok(None) };
-        state
-            .rate
-            .check_key(&caller.principal)
-            .map_err(|not| Problem::TooFast(not.wait_time_from(DefaultClock::default().now())))?;
+    /// Whoever is signed in; he may ask too fast.
+    pub(super) async fn demand(state: &AppState, parts: &Parts) -> Result<Self, Away> {
+        let away = || {
+            let path = parts.uri.path_and_query().map(ToString::to_string).filter(|_| parts.method == Method::GET);
+            Away::SignIn(path.unwrap_or_else(|| "/console".to_owned()))
+        };
+        let name = name(state, &parts.headers).ok_or_else(away)?;
+        let (hashes, now) = (state.sealer.session_hashes(&name), state.clock.now());
+        let found = match parts.uri.path() {
+            FOLLOWING => state.db.find_session(&hashes, now).await,
+            _ => state.db.use_session(&hashes, now).await,
+        };
+        let SessionRow { token, caller, .. } = found.map_err(|error| Away::Problem(error.into()))?.ok_or_else(away)?;
         tracing::Span::current().record("principal", &caller.principal);
-        Ok(Some(Self { caller, form_token: state.sealer.form_token(&name), theme: theme(headers), now, name }))
+        Ok(Self { caller, token, form_token: state.sealer.form_token(&name), theme: theme(&parts.headers), now, name })
+    }
+
+    /// The token that began it, and who has it.
+    pub(super) fn who(&self) -> (TokenId, Caller) {
+        (self.token, self.caller.clone())
     }
 }
 
@@ -118,21 +132,23 @@ impl FromRequestParts<AppState> for Session {
         if let Some(found) = parts.extensions.get::<Self>() {
             return Ok(found.clone());
         }
-        let found = Self::find(state, &parts.headers).await.map_err(Away::Problem)?;
-        found.ok_or_else(|| {
-            let path = parts.uri.path_and_query().map(ToString::to_string).filter(|_| parts.method == Method::GET);
-            Away::SignIn(path.unwrap_or_else(|| "/console".to_owned()))
-        })
+        let session = Self::demand(state, parts).await?;
+        state.admit(&session.caller.principal).map_err(Away::Problem)?;
+        Ok(session)
     }
 }
 
 /// Carries out what an operator does: his event goes into the audit log with it.
 pub(super) async fn told(State(state): State<AppState>, request: Request, next: Next) -> Result<Response, Away> {
     let (mut parts, body) = request.into_parts();
-    let session = Session::from_request_parts(&mut parts, &state).await?;
-    let caller = session.caller.clone();
+    let session = Session::demand(&state, &parts).await?;
+    let who = session.who();
+    if let Err(problem) = state.admit(&session.caller.principal) {
+        audit::turned_away(&state, Some(&who), &parts, problem.status()).await;
+        return Err(Away::Problem(problem));
+    }
     parts.extensions.insert(session);
-    Ok(audit::act(&state, &caller, None, Request::from_parts(parts, body), next).await)
+    Ok(audit::act(&state, &who, Door::Console, Request::from_parts(parts, body), next).await)
 }
 
 #[derive(Deserialize)]

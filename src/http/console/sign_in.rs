@@ -2,15 +2,16 @@
 //!
 //! Reads: `db` (tokens). Writes: `db` (sessions; through `audit` who came and went).
 
+use super::config::By;
 use super::frame::{self, Frame, Parts};
 use super::session::{self, Session};
-use crate::domain::access::{Caller, Role};
+use crate::domain::access::Caller;
+use crate::domain::ids::TokenId;
 use crate::http::audit;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use crate::seal::Sealer;
 use askama::Template;
-use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::request::Parts as Head;
@@ -61,58 +62,71 @@ pub(super) async fn form(
 /// `POST /console/sign-in`.
 pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let (who, answer) = attempt(&state, &parts, body).await?;
-    audit::at_the_door(&state, who.as_ref(), "user.logged_in", &parts, answer.status()).await;
-    Ok(answer)
-}
-
-/// Who came in, and what he is answered.
-async fn attempt(state: &AppState, parts: &Head, body: Body) -> Result<(Option<Caller>, Response), Problem> {
-    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    let shown: Shown = session::fields(parts, &session::read(parts, body, state).await?, state).await?;
-    let again = |status, sentence| Ok((None, page(&parts.headers, &shown.next, status, Some(sentence))));
-    if let Err(wait) = state.console.attempt(from) {
-        let sentence = format!("Too many attempts: wait {} seconds, then try again.", wait.as_secs() + 1);
-        return Ok((None, page(&parts.headers, &shown.next, StatusCode::TOO_MANY_REQUESTS, Some(&sentence))));
-    }
-    let unknown = "This token is not known, or was revoked: check it, or use another.";
+    let shown: Shown = session::fields(&parts, &session::read(&parts, body, &state).await?, &state).await?;
     let token = shown.token.trim();
-    if token.is_empty() || token.len() > TOKEN_MAX {
-        return again(StatusCode::UNAUTHORIZED, unknown);
-    }
-    let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
-    let hashes = state.sealer.session_hashes(&name);
-    match state.db.begin_session(&state.sealer.token_hashes(token), &hashes, state.clock.now()).await? {
-        None => again(StatusCode::UNAUTHORIZED, unknown),
-        Some(caller) if caller.role == Role::Dispatcher => again(
-            StatusCode::FORBIDDEN,
-            "This is a dispatcher's token, for programs that ask for VMs: sign in with an operator's or a viewer's.",
-        ),
-        Some(caller) => {
-            tracing::info!(principal = caller.principal, role = caller.role.as_str(), "signed in to the console");
-            end(state, &parts.headers).await?;
-            let way_in = (CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(&shown.next)));
-            Ok((Some(caller), way_in.into_response()))
+    let is_token = !token.is_empty() && token.len() <= TOKEN_MAX;
+    let who = if is_token { state.db.find_token(&state.sealer.token_hashes(token)).await? } else { None };
+    match admitted(&state, who.as_ref(), &parts) {
+        Ok(who) => enter(&state, &parts, who, &shown.next).await,
+        Err((status, sentence)) => {
+            audit::turned_away(&state, who.as_ref(), &parts, status).await;
+            Ok(page(&parts.headers, &shown.next, status, Some(&sentence)))
         }
     }
 }
 
+/// Who comes in, or why he does not: the status and a sentence.
+fn admitted<'a>(
+    state: &AppState,
+    who: Option<&'a (TokenId, Caller)>,
+    parts: &Head,
+) -> Result<&'a (TokenId, Caller), (StatusCode, String)> {
+    let from = || parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    let by = who.map_or_else(|| By::Address(from()), |(_, caller)| By::Principal(caller.principal.clone()));
+    if let Err(wait) = state.console.attempt(by) {
+        let sentence = format!("Too many attempts: wait {} seconds, then try again.", wait.as_secs() + 1);
+        return Err((StatusCode::TOO_MANY_REQUESTS, sentence));
+    }
+    let refused = |status, sentence: &str| Err((status, sentence.to_owned()));
+    match who {
+        None => refused(StatusCode::UNAUTHORIZED, "This token is not known, or was revoked: check it, or use another."),
+        Some((_, caller)) if !caller.role.may_see_everything() => refused(
+            StatusCode::FORBIDDEN,
+            "This is a dispatcher's token, for programs that ask for VMs: sign in with an operator's or a viewer's.",
+        ),
+        Some(who) => Ok(who),
+    }
+}
+
+/// Begins a session, which takes the place of the one before.
+async fn enter(state: &AppState, parts: &Head, who: &(TokenId, Caller), next: &str) -> Result<Response, Problem> {
+    let (token, Caller { principal, role, .. }) = who;
+    let name = Sealer::fresh_session().map_err(|error| Problem::Defect(error.to_string()))?;
+    let hashes = state.sealer.session_hashes(&name);
+    let deed = async {
+        state.db.begin_session(*token, principal, &hashes, state.clock.now()).await?;
+        end(state, &parts.headers).await
+    };
+    audit::behind(who, parts).run(deed).await?;
+    tracing::info!(principal, role = role.as_str(), "signed in to the console");
+    Ok((CookieJar::new().add(cookie(state, name.to_string())), Redirect::to(inside(next))).into_response())
+}
+
 /// `POST /console/sign-out`.
 pub(super) async fn sign_out(State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
-    let (mut parts, _) = request.into_parts();
-    let session = Session::from_request_parts(&mut parts, &state).await.ok();
-    end(&state, &parts.headers).await?;
+    let (parts, _) = request.into_parts();
+    match Session::demand(&state, &parts).await {
+        Ok(session) => audit::behind(&session.who(), &parts).run(end(&state, &parts.headers)).await?,
+        Err(_) => end(&state, &parts.headers).await?,
+    }
     let mut gone = cookie(&state, String::new());
     gone.make_removal();
-    if let Some(session) = session {
-        audit::at_the_door(&state, Some(&session.caller), "user.logged_out", &parts, StatusCode::OK).await;
-    }
     Ok((CookieJar::new().add(gone), Redirect::to("/console/sign-in")).into_response())
 }
 
 async fn end(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(before) = session::name(state, headers) {
-        state.db.end_session(&state.sealer.session_hashes(&before)).await?;
+        state.db.end_session(&state.sealer.session_hashes(&before), state.clock.now()).await?;
     }
     Ok(())
 }

@@ -16,12 +16,15 @@ use crate::http::state::AppState;
 use crate::http::{vm_hold, vms};
 use askama::Template;
 use axum::extract::{OriginalUri, State};
-use axum::response::{Redirect, Response};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Redirect, Response};
 use chrono::{DateTime, Utc};
 use garde::Validate;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+/// A hold lasts a year at most.
+const HOURS_MAX: u32 = 366 * 24;
 /// A VM has a dozen; one with more shows its last ones.
 const EVENTS: i64 = 100;
 
@@ -62,6 +65,9 @@ impl Whole {
     }
 }
 
+/// Where a person lets go of what is held: on the page itself.
+pub(super) const LET_GO: &str = "the button \"Let go of it\"";
+
 #[derive(Template)]
 #[template(path = "hold_actions.html", config = ".askama.toml")]
 pub(super) struct Actions<'a> {
@@ -75,6 +81,10 @@ pub(super) struct Actions<'a> {
     pub(super) ask: &'static str,
     pub(super) is_held: bool,
     pub(super) form_token: &'a str,
+    /// What was typed to hold it.
+    pub(super) typed: &'a HoldForm,
+    /// Why that cannot be; empty: nothing was tried.
+    pub(super) wrong: String,
 }
 
 /// The fields of a form that holds something.
@@ -84,14 +94,29 @@ pub(super) struct HoldForm {
     hours: String,
 }
 
+impl Default for HoldForm {
+    fn default() -> Self {
+        Self { reason: String::new(), hours: "1".to_owned() }
+    }
+}
+
 impl HoldForm {
     /// As the API takes it.
-    pub(super) fn request(self) -> Result<HoldRequest, Problem> {
-        let hours: u32 = self.hours.trim().parse().map_err(|_| Problem::field("hours", "give a whole number of hours."))?;
-        let request = HoldRequest { reason: self.reason, until: None, seconds: Some(hours.saturating_mul(3600)) };
+    ///
+    /// # Errors
+    /// `Impossible`: the form is shown again, with [`wrong`].
+    pub(super) fn request(&self) -> Result<HoldRequest, Problem> {
+        let hours = self.hours.trim().parse().ok().filter(|hours| (1..=HOURS_MAX).contains(hours));
+        let hours = hours.ok_or_else(|| Problem::field("hours", format!("give a whole number of hours, 1 to {HOURS_MAX}.")))?;
+        let request = HoldRequest { reason: self.reason.clone(), until: None, seconds: Some(hours * 3600) };
         request.validate()?;
         Ok(request)
     }
+}
+
+/// What is wrong with a form, as a sentence beside it.
+pub(super) fn wrong(problem: &Problem) -> String {
+    problem.errors().iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>().join("; ")
 }
 
 /// `GET /console/vms/{id}`.
@@ -101,8 +126,19 @@ pub(super) async fn page(
     OriginalUri(uri): OriginalUri,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let id: VmId = asked::id(&id)?;
-    let vm = find(&state, id).await?;
+    show(&state, &session, &uri, asked::id(&id)?, &HoldForm::default(), None).await
+}
+
+/// The page; with what was wrong with what was typed.
+async fn show(
+    state: &AppState,
+    session: &Session,
+    uri: &Uri,
+    id: VmId,
+    typed: &HoldForm,
+    refused: Option<&Problem>,
+) -> Result<Response, Problem> {
+    let vm = find(state, id).await?;
     let may = session.caller.role.may_operate() && !matches!(vm.state, VmState::Terminating | VmState::Terminated);
     let actions = Actions {
         path: format!("/console/vms/{id}"),
@@ -111,11 +147,14 @@ pub(super) async fn page(
         ask: "Terminate this VM? A job on it fails.",
         is_held: vm.hold_until.is_some(),
         form_token: &session.form_token,
+        typed,
+        wrong: refused.map(wrong).unwrap_or_default(),
     };
     let below = if may { frame::html(&actions) } else { String::new() };
-    let live = whole(&state, vm).await?;
-    let frame = Frame::new(&session, &uri, Tab::Vms, format!("VM {id}"));
-    Ok(frame::page(&frame, Parts { live, below, ..Parts::default() }))
+    let live = whole(state, vm).await?;
+    let frame = Frame::new(session, uri, Tab::Vms, format!("VM {id}")).of(format!("/console/vms/{id}"));
+    let status = refused.map_or(StatusCode::OK, Problem::status);
+    Ok(frame::answer(status, &frame, Parts { live, below, ..Parts::default() }))
 }
 
 /// The VM and all about it.
@@ -131,8 +170,12 @@ async fn whole(state: &AppState, mut vm: VmLife) -> Result<String, Problem> {
     Ok(frame::html(&Whole { vm, console, events, now: state.clock.now() }))
 }
 
+/// The VM; a hold that is over is none.
 async fn find(state: &AppState, id: VmId) -> Result<VmLife, Problem> {
-    let vm = state.db.find_vm_life(id).await?;
+    let mut vm = state.db.find_vm_life(id).await?;
+    if let Some(vm) = &mut vm {
+        vm.hold_until = vm.hold_until.filter(|until| *until > state.clock.now());
+    }
     vm.ok_or_else(|| Problem::NotFound(format!("There is no VM {id}, or its history was trimmed: check the id.")))
 }
 
@@ -143,19 +186,25 @@ pub(super) async fn terminate(
     change: Change<IgnoredAny>,
 ) -> Result<Redirect, Problem> {
     let id = asked::id(&id)?;
-    vms::terminate(&state, &change.caller, id).await?;
+    vms::terminate(&state, &change.caller, id, LET_GO).await?;
     Ok(Redirect::to(&format!("/console/vms/{id}?done=terminated")))
 }
 
 /// `POST /console/vms/{id}/hold`.
 pub(super) async fn hold(
     State(state): State<AppState>,
+    session: Session,
+    OriginalUri(uri): OriginalUri,
     Path(id): Path<String>,
-    change: Change<HoldForm>,
-) -> Result<Redirect, Problem> {
+    Change { caller, form }: Change<HoldForm>,
+) -> Result<Response, Problem> {
     let id = asked::id(&id)?;
-    vm_hold::hold(&state, &change.caller, id, change.form.request()?).await?;
-    Ok(Redirect::to(&format!("/console/vms/{id}?done=held")))
+    let request = match form.request() {
+        Ok(request) => request,
+        Err(refused) => return show(&state, &session, &uri, id, &form, Some(&refused)).await,
+    };
+    vm_hold::hold(&state, &caller, id, request).await?;
+    Ok(Redirect::to(&format!("/console/vms/{id}?done=held")).into_response())
 }
 
 /// `POST /console/vms/{id}/let-go`.

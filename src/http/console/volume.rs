@@ -2,7 +2,7 @@
 
 use super::frame::{self, Frame, Parts, Tab};
 use super::session::{Change, Session};
-use super::vm::{Actions, HoldForm};
+use super::vm::{Actions, HoldForm, LET_GO, wrong};
 use super::volumes::of_project;
 use super::{asked, words};
 use crate::domain::api::VolumeView;
@@ -14,7 +14,8 @@ use crate::http::state::AppState;
 use crate::http::volumes;
 use askama::Template;
 use axum::extract::{OriginalUri, State};
-use axum::response::{Redirect, Response};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Redirect, Response};
 use chrono::{DateTime, Utc};
 use serde::de::IgnoredAny;
 
@@ -38,8 +39,19 @@ pub(super) async fn page(
     OriginalUri(uri): OriginalUri,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let id: VolumeId = asked::id(&id)?;
-    let volume = volumes::find(&state, id).await?;
+    show(&state, &session, &uri, asked::id(&id)?, &HoldForm::default(), None).await
+}
+
+/// The page; with what was wrong with what was typed.
+async fn show(
+    state: &AppState,
+    session: &Session,
+    uri: &Uri,
+    id: VolumeId,
+    typed: &HoldForm,
+    refused: Option<&Problem>,
+) -> Result<Response, Problem> {
+    let volume = volumes::find(state, id).await?;
     let may = session.caller.role.may_operate() && !matches!(volume.state, VolumeState::Deleting | VolumeState::Deleted);
     let actions = Actions {
         path: format!("/console/volumes/{id}"),
@@ -48,11 +60,14 @@ pub(super) async fn page(
         ask: "Delete this volume? Its layers are gone.",
         is_held: volume.hold.is_some(),
         form_token: &session.form_token,
+        typed,
+        wrong: refused.map(wrong).unwrap_or_default(),
     };
     let below = if may { frame::html(&actions) } else { String::new() };
     let live = frame::html(&Whole { volume, now: state.clock.now() });
-    let frame = Frame::new(&session, &uri, Tab::Volumes, format!("Volume {id}"));
-    Ok(frame::page(&frame, Parts { live, below, ..Parts::default() }))
+    let frame = Frame::new(session, uri, Tab::Volumes, format!("Volume {id}")).of(format!("/console/volumes/{id}"));
+    let status = refused.map_or(StatusCode::OK, Problem::status);
+    Ok(frame::answer(status, &frame, Parts { live, below, ..Parts::default() }))
 }
 
 /// The volume.
@@ -67,19 +82,25 @@ pub(super) async fn delete(
     change: Change<IgnoredAny>,
 ) -> Result<Redirect, Problem> {
     let id = asked::id(&id)?;
-    volumes::delete(&state, &change.caller, id).await?;
+    volumes::delete(&state, &change.caller, id, LET_GO).await?;
     Ok(Redirect::to(&format!("/console/volumes/{id}?done=deleted")))
 }
 
 /// `POST /console/volumes/{id}/hold`.
 pub(super) async fn hold(
     State(state): State<AppState>,
+    session: Session,
+    OriginalUri(uri): OriginalUri,
     Path(id): Path<String>,
-    change: Change<HoldForm>,
-) -> Result<Redirect, Problem> {
+    Change { caller, form }: Change<HoldForm>,
+) -> Result<Response, Problem> {
     let id = asked::id(&id)?;
-    volumes::hold(&state, &change.caller, id, change.form.request()?).await?;
-    Ok(Redirect::to(&format!("/console/volumes/{id}?done=held")))
+    let request = match form.request() {
+        Ok(request) => request,
+        Err(refused) => return show(&state, &session, &uri, id, &form, Some(&refused)).await,
+    };
+    volumes::hold(&state, &caller, id, request).await?;
+    Ok(Redirect::to(&format!("/console/volumes/{id}?done=held")).into_response())
 }
 
 /// `POST /console/volumes/{id}/let-go`.

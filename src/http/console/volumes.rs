@@ -12,6 +12,7 @@ use crate::domain::lifecycle::VolumeState;
 use crate::http::extract::Query;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::http::volumes;
 use askama::Template;
 use axum::extract::{OriginalUri, State};
 use axum::response::Response;
@@ -106,7 +107,7 @@ pub(super) async fn live(state: &AppState, asked: &Asked) -> Result<String, Prob
         before: asked::before(&asked.cursor)?.map(|(at, id)| (at, VolumeId(id))),
         limit: ROWS + 1,
     };
-    let volumes = state.db.list_volume_views(&filter).await?;
+    let volumes = volumes::list(state, &filter).await?;
     let (volumes, cursor) = asked::cut(volumes, |volume| (volume.created_at, volume.id.0));
     let generations = match &project {
         Some(project) => state.db.list_generation_lines(project, ROWS).await?,
