@@ -166,9 +166,8 @@ fn what_is_wrong_is_told_at_its_field() {
 #[test]
 fn no_row_is_dropped_unseen() {
     let with = |count: usize| {
-        let mut some = Settings::default();
-        some.projects = (0..count).map(|n| (format!("p{n}"), ProjectSettings::default())).collect();
-        some
+        let projects = (0..count).map(|n| (format!("p{n}"), ProjectSettings::default())).collect();
+        Settings { projects, ..Settings::default() }
     };
     with(1000).validate().unwrap();
     assert!(with(1001).validate().unwrap_err().to_string().contains("projects"));

@@ -102,7 +102,7 @@ async fn without_a_socket_it_waits_until_there_is_one() {
         Some(to.clone())
     };
     let files = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..files.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..files }).unwrap();
     let running = tokio::spawn(relay.run(to, std::future::pending()));
     let end = Instant::now() + Duration::from_secs(20);
     while asked.load(Ordering::Relaxed) < 2 {
