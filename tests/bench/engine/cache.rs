@@ -8,8 +8,10 @@ use vm_service::domain::ids::TaskId;
 use vm_service::domain::lifecycle::TaskState;
 use vm_service::sim::{FaultRates, Rules, Sim, Spread};
 
-/// The step of virtual time; in life the loops look each half second at the least, and are woken.
+/// The step of virtual time while nothing is measured.
 const STEP: TimeDelta = TimeDelta::milliseconds(250);
+/// And while a job waits: each hand-over from loop to loop costs one, for which in life a loop is woken within milliseconds.
+const FINE: TimeDelta = TimeDelta::milliseconds(50);
 /// From running to the first answer, and from the wish to attach to the fact, milliseconds: within EC2's, and beyond.
 const CLOUDS: [(i64, i64); 4] = [(5_000, 1_000), (8_000, 3_000), (11_000, 5_000), (5_000, 12_000)];
 
@@ -86,11 +88,11 @@ async fn start(answers: i64, attaches: i64, caching: bool, preallocated: u32) ->
 }
 
 async fn until_ready(engine: &Engine, task: TaskId) -> anyhow::Result<()> {
-    for _ in 0..2000 {
+    for _ in 0..10_000 {
         if engine.world.db.find_task(task).await?.is_some_and(|row| row.view.state == TaskState::Ready) {
             return Ok(());
         }
-        engine.turn(STEP).await?;
+        engine.turn(FINE).await?;
     }
     anyhow::bail!("the job was not ready in 500 s")
 }
