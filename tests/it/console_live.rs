@@ -53,7 +53,7 @@ impl Stream {
     async fn until(&mut self, text: &str, within: Duration) -> bool {
         let read = async {
             while !self.read.contains(text) {
-                let mut bytes = [0; 65_536];
+                let mut bytes = vec![0; 65_536];
                 match self.socket.read(&mut bytes).await {
                     Ok(0) | Err(_) => return false,
                     Ok(n) => self.read.push_str(&String::from_utf8_lossy(&bytes[..n])),
