@@ -95,21 +95,31 @@ async fn the_guides_names_arrive_and_follow_the_setting(pool: PgPool) {
 async fn without_a_socket_it_waits_until_there_is_one() {
     let relay = recorder::install(Duration::from_millis(100)).unwrap();
     let host = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (asked, to) = (Arc::new(AtomicUsize::new(0)), host.local_addr().unwrap().to_string());
-    let count = asked.clone();
-    let to = move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        Some(to.clone())
+    let to = Arc::new(Mutex::new(None::<String>));
+    let (unset, set) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (asked, counts) = (to.clone(), [unset.clone(), set.clone()]);
+    let running = tokio::spawn(relay.run(
+        move || {
+            let to = asked.lock().unwrap().clone();
+            counts[usize::from(to.is_some())].fetch_add(1, Ordering::Relaxed);
+            to
+        },
+        std::future::pending(),
+    ));
+    let end = Instant::now() + Duration::from_secs(20);
+    let until_asked = async |count: &AtomicUsize, times| {
+        while count.load(Ordering::Relaxed) < times {
+            assert!(!running.is_finished() && Instant::now() < end, "it gave up");
+            metrics::gauge!("vm_service_limit").set(1.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     };
+    // The exporter has its own socket by then.
+    until_asked(&unset, 1).await;
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..files }).unwrap();
-    let running = tokio::spawn(relay.run(to, std::future::pending()));
-    let end = Instant::now() + Duration::from_secs(20);
-    while asked.load(Ordering::Relaxed) < 2 {
-        assert!(!running.is_finished() && Instant::now() < end, "it gave up");
-        metrics::gauge!("vm_service_limit").set(1.0);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    *to.lock().unwrap() = Some(host.local_addr().unwrap().to_string());
+    until_asked(&set, 2).await;
     setrlimit(Resource::Nofile, files).unwrap();
     until(&host, &["vm_service_limit:1.0|g"]).await;
     running.abort();
