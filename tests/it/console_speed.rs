@@ -116,8 +116,9 @@ const PAGES: [(&str, &str); 24] = [
     ("settings_version", "/console/settings/history/60"),
     ("sign_in", "/console/sign-in"),
 ];
-/// Answered at `GET`, and no pages: ways to other pages, files that a browser keeps, the stream that `console_cost` measures.
-const NO_PAGES: [&str; 4] = ["/console/", "/console/assets/{hash}/{file}", "/console/live", "/console/{*rest}"];
+/// Answered at `GET`, and no pages: ways to other pages, and files that a browser keeps. (The stream of the live parts, which
+/// `console_cost` measures, stands in the router by its constant's name.)
+const NO_PAGES: [&str; 3] = ["/console/", "/console/assets/{hash}/{file}", "/console/{*rest}"];
 
 /// The text of every file below the folder.
 fn sources(folder: &Path) -> String {
