@@ -13,9 +13,7 @@ impl Db {
     /// # Errors
     /// Those of the pool and the connection.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        let pool = self.pool.clone();
-        #[allow(clippy::disallowed_methods, reason = "the one place that may: nothing drops it halfway")]
-        let begun = tokio::spawn(async move { pool.begin().await });
-        begun.await.unwrap_or(Err(Error::WorkerCrashed))
+        let connection = self.pool.acquire().await?;
+        tokio::spawn(Transaction::begin(connection, None)).await.unwrap_or(Err(Error::WorkerCrashed))
     }
 }
