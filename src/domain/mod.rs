@@ -17,6 +17,7 @@ pub mod image_manifest;
 pub mod lifecycle;
 pub mod lineage;
 pub mod outbound;
+mod pattern;
 pub mod plan;
 pub mod preallocated;
 pub mod rate;

@@ -5,16 +5,12 @@
 //!
 //! Not here: what is launched and drained for it (`plan::scale`).
 
+use super::pattern::{LOOK_BACK, Pattern, Unfit, names_a_time_within};
 use super::resource_class::DEFAULT_CLASS;
 use super::task::{Executor, no_control_characters};
-use chrono::{DateTime, DurationRound as _, NaiveDateTime, SubsecRound as _, TimeDelta, TimeZone as _, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use croner::Cron;
 use serde::{Deserialize, Serialize};
-use std::str::FromStr as _;
-
-/// A schedule's last time is looked for this far back: patterns name a time each week or more often.
-const LOOK_BACK: TimeDelta = TimeDelta::days(32);
 
 /// The pools of VMs that wait for jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
@@ -76,6 +72,25 @@ pub struct Schedule {
     pub count: u32,
 }
 
+/// What sets the number of one kind: its schedules, read once for as many questions as there are.
+pub struct Timetable {
+    patterns: Vec<(Pattern, u32)>,
+    standing: u32,
+}
+
+impl Timetable {
+    /// How many VMs are kept free at `now`.
+    pub fn base(&self, now: DateTime<Utc>) -> u32 {
+        let set = self.patterns.iter().filter_map(|(pattern, count)| Some((pattern.last(now)?, *count)));
+        set.max_by_key(|(at, _)| *at).map_or(self.standing, |(_, count)| count)
+    }
+
+    /// Each pattern's newest time that is not after `now`.
+    pub fn last(&self, now: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> + '_ {
+        self.patterns.iter().filter_map(move |(pattern, _)| pattern.last(now))
+    }
+}
+
 impl Default for Preallocated {
     fn default() -> Self {
         Self {
@@ -93,14 +108,17 @@ impl Default for Preallocated {
 impl Preallocated {
     /// How many VMs of this kind are kept free at `now`.
     pub fn base(&self, executor: Executor, class: &str, now: DateTime<Utc>) -> u32 {
-        let kind = (executor, class);
-        let set = self
-            .schedules
-            .iter()
-            .filter(|schedule| (schedule.executor, schedule.resource_class.as_str()) == kind)
-            .filter_map(|schedule| Some((self.last(&schedule.cron, now)?, schedule.count)))
-            .max_by_key(|(at, _)| *at);
-        set.map_or_else(|| self.standing(executor, class), |(_, count)| count)
+        self.timetable(executor, class).base(now)
+    }
+
+    /// What sets this kind's number.
+    pub fn timetable(&self, executor: Executor, class: &str) -> Timetable {
+        let of_kind = |schedule: &&Schedule| (schedule.executor, schedule.resource_class.as_str()) == (executor, class);
+        let schedules = self.schedules.iter().filter(of_kind);
+        Timetable {
+            patterns: schedules.filter_map(|it| Some((Pattern::read(&it.cron, &self.time_zone)?, it.count))).collect(),
+            standing: self.standing(executor, class),
+        }
     }
 
     /// Every kind that has a base now or at another time.
@@ -116,7 +134,7 @@ impl Preallocated {
 
     /// When the replacement of idle VMs was last due.
     pub fn last_cycle(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.last(&self.cycle, now)
+        Pattern::read(&self.cycle, &self.time_zone)?.last(now)
     }
 
     fn standing(&self, executor: Executor, class: &str) -> u32 {
@@ -128,25 +146,6 @@ impl Preallocated {
             (None, _, _) => 0,
         }
     }
-
-    /// The pattern's newest time that is not after `now`.
-    pub(super) fn last(&self, pattern: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let zone: Tz = self.time_zone.parse().unwrap_or(Tz::UTC);
-        let now = now.trunc_subsecs(0);
-        let local = now.with_timezone(&zone).naive_local();
-        // The library is asked by the clock on the wall alone. An hour that comes twice counts when it comes first: the second time, all
-        // of it has been. A time that is left out is an hour later.
-        let first = |wall: NaiveDateTime| zone.from_local_datetime(&wall).earliest().map(|at| at.with_timezone(&Utc));
-        let instant = |wall| first(wall).or_else(|| first(wall + TimeDelta::hours(1)));
-        let repeated = first(local).map_or_else(TimeDelta::zero, |at| now - at);
-        let cron = Cron::from_str(pattern).ok()?;
-        let mut wall = cron.find_previous_occurrence(&(local + repeated).and_utc(), true).ok()?;
-        while instant(wall.naive_utc())? > now {
-            wall = cron.find_previous_occurrence(&wall, false).ok()?;
-        }
-        let at = instant(wall.naive_utc())?;
-        (now - at <= LOOK_BACK).then_some(at)
-    }
 }
 
 fn is_time_zone(text: &str, _: &()) -> garde::Result {
@@ -154,30 +153,20 @@ fn is_time_zone(text: &str, _: &()) -> garde::Result {
 }
 
 fn is_daily(pattern: &str, _: &()) -> garde::Result {
-    names_a_time_within(pattern, TimeDelta::days(1), "names no time on some days")
+    is_often(pattern, TimeDelta::days(1), "names no time on some days")
 }
 
 fn is_monthly(pattern: &str, _: &()) -> garde::Result {
-    names_a_time_within(pattern, LOOK_BACK, "names no time for more than a month")
+    is_often(pattern, LOOK_BACK, "names no time for more than a month")
 }
 
-fn names_a_time_within(pattern: &str, span: TimeDelta, otherwise: &str) -> garde::Result {
-    let unreadable =
-        || garde::Error::new("is not a cron pattern of five fields such as \"0 8 * * 1-5\" (minute, hour, day, month, weekday)");
-    if pattern.split_whitespace().count() != 5 || pattern.len() > 200 {
-        return Err(unreadable());
-    }
-    let cron = Cron::from_str(pattern).map_err(|_| unreadable())?;
-    // A year of days, a leap day among them.
-    let mut day = DateTime::from_timestamp(1_830_297_600, 0).unwrap_or_default();
-    let end = day + TimeDelta::days(366);
-    while day < end {
-        // The last time within the span of this day is within that of each day before that time.
-        let last = cron.find_previous_occurrence(&(day + span), true).ok().filter(|last| *last >= day);
-        let after = last.and_then(|last| last.duration_trunc(TimeDelta::days(1)).ok());
-        day = after.ok_or_else(|| garde::Error::new(otherwise))? + TimeDelta::days(1);
-    }
-    Ok(())
+fn is_often(pattern: &str, span: TimeDelta, otherwise: &str) -> garde::Result {
+    names_a_time_within(pattern, span).map_err(|unfit| {
+        garde::Error::new(match unfit {
+            Unfit::Unreadable => "is not a cron pattern of five fields such as \"0 8 * * 1-5\" (minute, hour, day, month, weekday)",
+            Unfit::TooRare => otherwise,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! When the number of VMs that are kept free will change, and to what: the times that the schedules name, each asked of
-//! [`Preallocated::base`], which is what the scaler goes by. So a preview cannot say anything else than what will be.
+//! [`Timetable::base`], which is what the scaler goes by. So a preview cannot say anything else than what will be.
 
-use super::preallocated::{Preallocated, Schedule};
+use super::preallocated::{Preallocated, Timetable};
 use super::task::Executor;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -41,10 +41,11 @@ pub struct Step {
 pub fn preview(preallocated: &Preallocated, from: DateTime<Utc>, span: TimeDelta) -> Vec<PoolPreview> {
     let zone: Tz = preallocated.time_zone.parse().unwrap_or(Tz::UTC);
     let one = |(executor, resource_class): (Executor, String)| {
-        let (times, until) = times(preallocated, executor, &resource_class, from, from + span);
+        let timetable = preallocated.timetable(executor, &resource_class);
+        let (times, until) = times(&timetable, from, from + span);
         let mut steps: Vec<Step> = Vec::new();
         for at in std::iter::once(from).chain(times) {
-            let count = preallocated.base(executor, &resource_class, at);
+            let count = timetable.base(at);
             if steps.last().is_none_or(|step| step.count != count) {
                 let local = at.with_timezone(&zone).format("%a %Y-%m-%d %H:%M %Z").to_string();
                 steps.push(Step { at, local, count });
@@ -64,29 +65,17 @@ impl PoolPreview {
     }
 }
 
-/// The times from `from` on at which a schedule of this kind begins to hold, and how far they are known. They are found from behind, as the
-/// scaler finds them: the hour that comes twice at the end of summer time is another one when it is looked for from before.
-fn times(
-    preallocated: &Preallocated,
-    executor: Executor,
-    class: &str,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-) -> (BTreeSet<DateTime<Utc>>, DateTime<Utc>) {
-    let of_kind = |schedule: &&Schedule| (schedule.executor, schedule.resource_class.as_str()) == (executor, class);
-    let schedules: Vec<&Schedule> = preallocated.schedules.iter().filter(of_kind).collect();
+/// The times from `from` on at which a schedule begins to hold, and how far they are known. They are found from behind, as the scaler finds
+/// them: the hour that comes twice at the end of summer time is another one when it is looked for from before.
+fn times(timetable: &Timetable, from: DateTime<Utc>, to: DateTime<Utc>) -> (BTreeSet<DateTime<Utc>>, DateTime<Utc>) {
     let (mut found, mut known) = (BTreeSet::new(), from);
     while known < to && found.len() < MOST_TIMES {
         let end = to.min(known + PART);
-        for schedule in &schedules {
-            let mut before = end - TimeDelta::seconds(1);
-            while let Some(at) = preallocated.last(&schedule.cron, before).filter(|at| *at > known) {
-                found.insert(at);
-                before = at - TimeDelta::seconds(1);
-            }
+        let mut before = end - TimeDelta::seconds(1);
+        while let Some(at) = timetable.last(before).max().filter(|at| *at >= known) {
+            found.insert(at);
+            before = at - TimeDelta::seconds(1);
         }
-        // What begins with the part itself belongs to it too.
-        found.extend(schedules.iter().filter_map(|it| preallocated.last(&it.cron, known).filter(|at| *at == known)));
         known = end;
     }
     (found, known)
@@ -95,6 +84,7 @@ fn times(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::preallocated::Schedule;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
