@@ -8,6 +8,7 @@ use crate::clock::{Clock as _, ServiceClock};
 use crate::config::{self, Config};
 use crate::db::settings::Versioned;
 use crate::http::serve::{HttpConfig, Listener};
+use crate::loops::audit_store::Store;
 use crate::loops::{Loop, World};
 use crate::{admin, http, loops};
 use anyhow::Context as _;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 pub(super) async fn role(
     arguments: &AloneArguments,
     config: &Config,
-    loops: impl FnOnce(&World) -> Vec<Arc<dyn Loop>>,
+    loops: impl FnOnce(&World) -> anyhow::Result<Vec<Arc<dyn Loop>>>,
 ) -> anyhow::Result<()> {
     let told = on_signal();
     let metrics = bind_metrics(arguments.metrics_listen).await?;
@@ -31,7 +32,7 @@ pub(super) async fn role(
         let _ends_both = told.clone().drop_guard();
         let Some(service) = told.run_until_cancelled(start(&arguments.role, config)).await else { return Ok(()) };
         let service = service?;
-        let loops = loops(&service.world);
+        let loops = loops(&service.world)?;
         service.run(loops, None, told.clone()).await
     };
     let (ran, answered) = tokio::join!(running, answering);
@@ -47,12 +48,13 @@ async fn bind_metrics(address: Option<SocketAddr>) -> anyhow::Result<Option<List
 }
 
 /// The loops of `gc`, and the one that writes the audit log where the configuration says.
-pub(super) fn gc_loops(world: &World, config: &Config) -> Vec<Arc<dyn Loop>> {
+pub(super) fn gc_loops(world: &World, config: &Config) -> anyhow::Result<Vec<Arc<dyn Loop>>> {
     let mut loops = loops::gc_loops(world);
-    if let Some(folder) = config.audit_folder.clone() {
-        loops.push(Arc::new(loops::audit::Files { world: world.clone(), folder, host: config.host.clone() }));
+    if let Some(place) = config.audit_place.clone() {
+        let store = Store::open(place)?;
+        loops.push(Arc::new(loops::audit::Files { world: world.clone(), store, host: config.host.clone() }));
     }
-    loops
+    Ok(loops)
 }
 
 /// `vm-service gc --dry-run`.

@@ -210,7 +210,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Scaler(role) => {
             let _logging = log("vm-scaler")?;
-            alone::role(&role, &read("vm-scaler")?, loops::scaler_loops).await.map(|()| ExitCode::SUCCESS)
+            alone::role(&role, &read("vm-scaler")?, |world| Ok(loops::scaler_loops(world))).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Gc(gc) => {
             let _logging = log("vm-gc")?;

@@ -101,7 +101,7 @@ async fn run(
     tracing::info!(api = %url, console = %format!("{url}/console"), document = %format!("{url}/openapi.json"), token = %data.join(TOKEN).display(), "up");
     let mut all = service.serve_loops();
     all.extend(loops::scaler_loops(&service.world));
-    all.extend(alone::gc_loops(&service.world, config));
+    all.extend(alone::gc_loops(&service.world, config)?);
     service.run(all, Some(listener), told).await
 }
 

@@ -7,6 +7,7 @@
 
 mod sources;
 
+use crate::domain::audit_place::{AuditBucket, AuditPlace};
 use crate::domain::ids::InstallationId;
 use crate::domain::outbound::Outbound;
 use crate::domain::secret::Secret;
@@ -28,8 +29,8 @@ pub struct Config {
     pub settings_seed: Option<Settings>,
     /// Folder of the on-host image.
     pub images: Option<PathBuf>,
-    /// Below it the audit log is written by the hour; none: it is in the database alone.
-    pub audit_folder: Option<PathBuf>,
+    /// There the audit log is written by the hour; none: it is in the database alone.
+    pub audit_place: Option<AuditPlace>,
     /// This machine's name, in rows of on-host VMs.
     pub host: String,
     /// How the service reaches the world.
@@ -65,14 +66,15 @@ impl Config {
     pub fn read(sources: &Sources) -> Result<Self, ConfigError> {
         let mut mistakes = Vec::new();
         let values = sources.read(&mut mistakes);
+        let outbound = outbound(&values, &mut mistakes);
         let config = Self {
             postgres: postgres(&values, &mut mistakes),
             sealing_keys: list(&values, "VM_SERVICE_SEALING_KEYS").map(Secret::new).collect(),
             settings_seed: settings_seed(&values, &mut mistakes),
             images: values.get("VM_SERVICE_IMAGES").map(PathBuf::from),
-            audit_folder: values.get("VM_SERVICE_AUDIT_FOLDER").map(PathBuf::from),
+            audit_place: audit_place(&values, &outbound, &mut mistakes),
             host: values.get("VM_SERVICE_HOST").cloned().unwrap_or_else(host_name),
-            outbound: outbound(&values, &mut mistakes),
+            outbound,
             installation: installation(&values, &mut mistakes),
             console_hosts: list(&values, "VM_SERVICE_CONSOLE_HOSTS").collect(),
         };
@@ -134,6 +136,24 @@ fn outbound(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Ou
         https_proxy: proxy("HTTPS_PROXY"),
         no_proxy: values.get("NO_PROXY").map(|text| text.trim().to_owned()),
     }
+}
+
+fn audit_place(values: &BTreeMap<String, String>, outbound: &Outbound, mistakes: &mut Vec<String>) -> Option<AuditPlace> {
+    let folder = values.get("VM_SERVICE_AUDIT_FOLDER").map(|folder| AuditPlace::Folder(PathBuf::from(folder)));
+    let Some(url) = values.get("VM_SERVICE_AUDIT_BUCKET") else { return folder };
+    if folder.is_some() {
+        mistakes.push("VM_SERVICE_AUDIT_FOLDER and VM_SERVICE_AUDIT_BUCKET are both set: leave one of them.".to_owned());
+    }
+    let options = values.iter().filter(|(name, _)| name.starts_with("AWS_"));
+    let options = options.map(|(name, value)| (name.clone(), Secret::new(value.clone()))).collect();
+    let bucket = AuditBucket::parse(url, options, outbound.clone());
+    if bucket.is_none() {
+        mistakes.push(format!(
+            "VM_SERVICE_AUDIT_BUCKET is \"{}\": give s3:// and the name of a bucket, such as s3://ci-logs or s3://ci-logs/vm-service.",
+            url.escape_debug()
+        ));
+    }
+    bucket.map(AuditPlace::Bucket)
 }
 
 fn installation(values: &BTreeMap<String, String>, mistakes: &mut Vec<String>) -> Option<InstallationId> {
@@ -234,9 +254,11 @@ mod tests {
             ("VM_SERVICE_SETTINGS", "{\"provider\": \"moon\"}"),
             ("VM_SERVICE_INSTALLATION", "ours"),
             ("HTTPS_PROXY", "socks5://user:hush@proxy"),
+            ("VM_SERVICE_AUDIT_FOLDER", "/logs"),
+            ("VM_SERVICE_AUDIT_BUCKET", "ci-logs"),
         ];
         let error = Config::read(&sources(folder.path(), &environment)).unwrap_err();
-        assert_eq!(error.0.len(), 6, "{error}");
+        assert_eq!(error.0.len(), 8, "{error}");
         assert!(!error.to_string().contains("hush"));
     }
 
@@ -250,6 +272,28 @@ mod tests {
         assert_eq!(outbound.http_proxy.as_deref(), Some("http://u:p@proxy.example:3128"));
         assert_eq!(outbound.https_proxy.as_deref(), Some("http://proxy.example:3129"));
         assert_eq!(outbound.no_proxy.as_deref(), Some("10.0.0.0/8"));
+    }
+
+    #[test]
+    fn a_bucket_is_read_with_what_leads_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |url: &str| {
+            let environment = [("VM_SERVICE_AUDIT_BUCKET", url), ("aws_region", "eu-west-3"), ("AWS_SECRET_ACCESS_KEY", "hush")];
+            Config::read(&sources(folder.path(), &environment)).map(|config| config.audit_place.unwrap())
+        };
+        for url in ["s3://ci-logs", "s3://ci-logs/vm/service"] {
+            let place = read(url).unwrap();
+            assert_eq!(place.to_string(), url);
+            let AuditPlace::Bucket(bucket) = &place else { panic!("{place:?}") };
+            assert_eq!(
+                bucket.options.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+                ["AWS_REGION", "AWS_SECRET_ACCESS_KEY"]
+            );
+            assert!(!format!("{place:?}").contains("hush"));
+        }
+        for url in ["s3://", "s3:///x", "gs://ci-logs", "s3://CI", "s3://a b"] {
+            assert!(read(url).unwrap_err().to_string().contains("such as s3://ci-logs"), "{url}");
+        }
     }
 
     #[test]

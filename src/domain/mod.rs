@@ -7,6 +7,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+pub mod audit_place;
 pub mod catalogue;
 pub mod ec2;
 pub mod failure;

@@ -2,17 +2,18 @@
 //!
 //! A file holds the events of one hour by UTC, a line of JSON each, oldest first, and is there whole or not at all: a crash before it was
 //! noted writes it once more, with the same content. Hours without events have no file. Up to which hour files were written is noted for
-//! each host and folder, so that a file that was moved away is not written again.
+//! each place, so that a file that was moved away is not written again.
 //!
-//! Reads: `audit`. Writes: `audit` (links), `schedules`, files. Runs: in `gc`. Not here: what the chain shows (`migrations/0010_audit.sql`).
+//! Reads: `audit`. Writes: `audit` (links), `schedules`. Calls: `audit_store`. Runs: in `gc`. Not here: what the chain shows
+//! (`migrations/0010_audit.sql`).
 
+use super::audit_store::Store;
 use super::{Act, Loop, World};
+use crate::domain::audit_place::AuditPlace;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use futures::{Stream, stream};
 use std::time::Duration;
 
 /// Links given in one transaction.
@@ -21,10 +22,6 @@ const BATCH: i32 = 500;
 const PART: i64 = 1000;
 /// Longer than a request or a transaction lasts that began within the hour.
 const SETTLES: TimeDelta = TimeDelta::minutes(2);
-/// The guide's, below whatever holds it.
-const INSIDE: &str = "audit-logs/audit_log/v1";
-/// Operators and their log shippers read; nobody else does.
-const MODE: u32 = 0o640;
 
 /// Seals.
 pub struct Seal(pub World);
@@ -49,9 +46,9 @@ impl Loop for Seal {
 pub struct Files {
     /// Events.
     pub world: World,
-    /// Below it the guide's path begins.
-    pub folder: PathBuf,
-    /// Whose folder it is.
+    /// Where.
+    pub store: Store,
+    /// This machine's name: a folder is another one on each.
     pub host: String,
 }
 
@@ -75,7 +72,11 @@ impl Files {
     /// Writes the first hour that is over and not written yet; false when there is none.
     async fn write_next(&self, now: DateTime<Utc>) -> anyhow::Result<bool> {
         let db = &self.world.db;
-        let done = format!("audit files {} {}", self.host, self.folder.display());
+        let place = self.store.place();
+        let done = match place {
+            AuditPlace::Folder(_) => format!("audit files {} {place}", self.host),
+            AuditPlace::Bucket(_) => format!("audit files {place}"),
+        };
         let from = db.find_schedule(&done).await?.unwrap_or_default();
         let hour = TimeDelta::hours(1);
         let over = (now - SETTLES).duration_trunc(hour)?;
@@ -88,41 +89,31 @@ impl Files {
         if waits {
             return Ok(false);
         }
-        self.write(start, end)
+        self.store
+            .put(&name(start), self.lines(start, end))
             .await
-            .with_context(|| format!("writing the audit log of {start} below {}", self.folder.display()))?;
+            .with_context(|| format!("writing the audit log of {start} to {place}"))?;
         db.note_schedule(&done, end).await?;
         Ok(true)
     }
 
-    async fn write(&self, start: DateTime<Utc>, end: DateTime<Utc>) -> anyhow::Result<()> {
-        let folder = self.folder.join(INSIDE);
-        std::fs::create_dir_all(&folder)?;
-        let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(&folder)?;
-        let mut after = None;
-        loop {
+    /// The events of a span, many lines at a time.
+    fn lines(&self, start: DateTime<Utc>, end: DateTime<Utc>) -> impl Stream<Item = anyhow::Result<Vec<u8>>> + Send {
+        stream::try_unfold(None, move |after| async move {
             let events = self.world.db.list_audit_of(start, end, after, PART).await?;
+            let Some(last) = events.last() else { return Ok(None) };
+            let after = Some((last.event.occurred_at, last.event.id));
+            let mut lines = Vec::new();
             for event in &events {
-                serde_json::to_writer(&mut file, event)?;
-                file.write_all(b"\n")?;
+                serde_json::to_writer(&mut lines, event)?;
+                lines.push(b'\n');
             }
-            let Some(last) = events.last() else { break };
-            after = Some((last.event.occurred_at, last.event.id));
-        }
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(MODE))?;
-        file.as_file().sync_all()?;
-        file.persist(folder.join(name(start)))?;
-        sync(&folder)?;
-        Ok(())
+            Ok(Some((lines, after)))
+        })
     }
 }
 
 /// Begins with a timestamp, as the guide's, and sorts by it.
 fn name(start: DateTime<Utc>) -> String {
     start.format("%Y-%m-%dT%H-%M-%SZ.jsonl").to_string()
-}
-
-/// The name of a new file outlives a crash of the machine.
-fn sync(folder: &Path) -> std::io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
 }

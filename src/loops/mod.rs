@@ -8,6 +8,7 @@
 
 pub mod assign;
 pub mod audit;
+pub mod audit_store;
 pub mod cache;
 pub mod checks;
 pub mod collect;

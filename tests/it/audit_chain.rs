@@ -6,21 +6,27 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use vm_service::db::Db;
 use vm_service::db::audit::Behind;
 use vm_service::db::wake::Wake;
 use vm_service::domain::audit::{AuditCheck, Party};
+use vm_service::domain::audit_place::AuditPlace;
 use vm_service::loops::Loop;
 use vm_service::loops::audit::Files;
+use vm_service::loops::audit_store::Store;
 
 fn db(pool: &PgPool) -> Db {
     Db { pool: pool.clone(), wake: Wake::default() }
 }
 
-async fn add(db: &Db, action: &str, at: DateTime<Utc>) {
+pub(crate) async fn add(db: &Db, action: &str, at: DateTime<Utc>) {
     let behind = Behind::new(Party::new("principal", "ada".to_owned()), None);
     db.insert_audit(&behind.event(action, at)).await.unwrap();
+}
+
+/// The loop that writes files, on a host of this name.
+pub(crate) fn files_in(bench: &Bench, place: AuditPlace) -> Files {
+    Files { world: bench.world.clone(), store: Store::open(place).unwrap(), host: "h".to_owned() }
 }
 
 /// Ten sealed events.
@@ -223,7 +229,7 @@ async fn the_log_is_filtered_paged_and_exported(pool: PgPool) {
 async fn an_hour_becomes_a_file_when_it_is_over_once_and_whole(pool: PgPool) {
     let bench = Bench::new(pool).await;
     let folder = tempfile::tempdir().unwrap();
-    let files = Arc::new(Files { world: bench.world.clone(), folder: folder.path().to_owned(), host: "h".to_owned() });
+    let files = files_in(&bench, AuditPlace::Folder(folder.path().to_owned()));
     let inside = folder.path().join("audit-logs/audit_log/v1");
     let names = || {
         let mut names: Vec<String> = std::fs::read_dir(&inside)
@@ -261,7 +267,7 @@ async fn an_hour_becomes_a_file_when_it_is_over_once_and_whole(pool: PgPool) {
     tick(240).await.unwrap();
     assert_eq!(names(), ["2026-09-21T16-00-00Z.jsonl"]);
 
-    let nowhere = Files { world: bench.world.clone(), folder: "/proc/nowhere".into(), host: "h".to_owned() };
+    let nowhere = files_in(&bench, AuditPlace::Folder("/proc/nowhere".into()));
     assert!(format!("{:#}", nowhere.tick(start + TimeDelta::hours(4), 1).await.err().unwrap()).contains("/proc/nowhere"));
 }
 

@@ -41,7 +41,7 @@ mod machines;
 mod machines_tests;
 mod model;
 mod model_tests;
-mod moto;
+pub(crate) mod moto;
 mod moto_tests;
 pub(crate) mod notices;
 pub(crate) mod params;

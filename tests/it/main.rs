@@ -14,6 +14,8 @@ mod api_tls;
 mod api_volumes;
 mod api_wait;
 mod audit;
+#[cfg(feature = "ec2")]
+mod audit_bucket;
 mod audit_chain;
 mod audit_console;
 mod bad_start;

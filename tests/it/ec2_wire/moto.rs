@@ -20,9 +20,9 @@ pub(super) const OWN_IMAGE: &str = "ami-0a11ce00000000001";
 pub(super) const CANONICAL_IMAGE: &str = "ami-0c10000000000002b";
 
 /// A moto server of this test alone.
-pub(super) struct Moto {
+pub(crate) struct Moto {
     child: Child,
-    pub(super) url: String,
+    pub(crate) url: String,
     _images: tempfile::NamedTempFile,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn folder() -> PathBuf {
 impl Moto {
     /// Starts it on a free port of the loopback and waits until it answers. The port is taken here and handed over as it is: no other
     /// process can come between.
-    pub(super) async fn start(http: &reqwest::Client) -> Self {
+    pub(crate) async fn start(http: &reqwest::Client) -> Self {
         let images = tempfile::NamedTempFile::with_prefix("vm-service-images-").unwrap();
         std::fs::write(images.path(), all_images()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
