@@ -1,6 +1,6 @@
 # The commands of the repository; each installs what it needs. Read .ci/lib.sh for the folders they use.
 
-.PHONY: demo test up down bench sim ec2-lab proof fmt
+.PHONY: demo test up down bench sim ec2-lab proof pictures fmt
 
 demo:  ## everything from nothing: installs, builds, starts the service, runs two real jobs, cleans up
 	@.ci/demo
@@ -25,6 +25,9 @@ ec2-lab: ## the whole service on EC2 with moto as control plane and real VMs beh
 
 proof: ## the long runs: image from nothing, VMs, crashes, calls to EC2, the simulation and the faults that it must see
 	@.ci/proof
+
+pictures: ## takes the pictures of the README anew, into docs/pictures
+	@.ci/pictures
 
 fmt:
 	@cargo fmt

@@ -16,7 +16,7 @@ use vm_service::domain::plan::scale::LINGER;
 const SLOW_BOOT: TimeDelta = TimeDelta::seconds(4);
 
 impl Browser {
-    async fn open(&self, service: &OverSim, path: &str) {
+    pub(super) async fn open(&self, service: &OverSim, path: &str) {
         self.client.goto(&format!("{}{path}", service.url)).await.unwrap();
     }
 
@@ -49,7 +49,7 @@ impl Browser {
         panic!("no number of tabs leads to {css}");
     }
 
-    async fn sign_in(&self, service: &OverSim, token: &str) {
+    pub(super) async fn sign_in(&self, service: &OverSim, token: &str) {
         self.open(service, "/console").await;
         self.fill("#token", token).await;
         self.press("#sign-in button").await;
@@ -82,7 +82,7 @@ impl Browser {
 }
 
 /// Asks the API.
-async fn ask(service: &OverSim, token: &str, method: &str, path: &str, body: Option<&Value>) -> Value {
+pub(super) async fn ask(service: &OverSim, token: &str, method: &str, path: &str, body: Option<&Value>) -> Value {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.request(method.parse().unwrap(), format!("{}{path}", service.url)).bearer_auth(token);
@@ -95,7 +95,7 @@ async fn ask(service: &OverSim, token: &str, method: &str, path: &str, body: Opt
     answer.json().await.unwrap()
 }
 
-async fn task(service: &OverSim, wait: bool, more: &[(&str, Value)]) -> Value {
+pub(super) async fn task(service: &OverSim, wait: bool, more: &[(&str, Value)]) -> Value {
     let mut body = json!({ "executor": "machine", "project_id": "acme/app" });
     for (name, value) in more {
         body[*name] = value.clone();

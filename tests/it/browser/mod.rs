@@ -8,6 +8,7 @@
 mod console;
 mod harness;
 mod page;
+mod pictures;
 
 use fantoccini::{Client, ClientBuilder};
 use futures::FutureExt as _;
