@@ -49,8 +49,12 @@ pub struct Totals {
     pub orphans: i64,
     /// Images that the provider does not have any more.
     pub missing_images: i64,
-    /// Tasks that failed or expired since `since`.
+    /// Tasks that failed, of those asked for since `since`.
     pub failed_tasks: i64,
+    /// The same of those that expired.
+    pub expired_tasks: i64,
+    /// VMs of the project that has most.
+    pub busiest_project: i64,
     /// VMs that are held.
     pub held: i64,
     /// VMs that were made before `old`, and have not ended.
@@ -144,9 +148,14 @@ impl Db {
                       (select count(*) from vms.orphans where not unknown) as "orphans!",
                       (select count(*) from vms.images where missing_at is not null and state in ('candidate', 'promoted'))
                           as "missing_images!",
-                      (select count(*) from vms.tasks where state in ('failed', 'expired') and created_at > $1)
+                      (select count(*) from vms.tasks where state = 'failed' and created_at > $1)
                           + (select count(*) from vms.history
-                             where kind = 'task' and state in ('failed', 'expired') and created_at > $1) as "failed_tasks!",
+                             where kind = 'task' and state = 'failed' and created_at > $1) as "failed_tasks!",
+                      (select count(*) from vms.tasks where state = 'expired' and created_at > $1)
+                          + (select count(*) from vms.history
+                             where kind = 'task' and state = 'expired' and created_at > $1) as "expired_tasks!",
+                      (select coalesce(max(n), 0) from (select count(*) as n from vms.tasks where state in ('preparing', 'ready')
+                                                        group by project_id) p) as "busiest_project!",
                       (select count(*) from vms.vms where state <> 'terminated' and hold_until > $3) as "held!",
                       (select count(*) from vms.vms where created_at < $2 and state not in ('terminated', 'stopped')) as "old_vms!"
                from vms.budget b"#,

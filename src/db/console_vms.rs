@@ -37,10 +37,29 @@ pub struct VmLineFilter {
     pub class: Option<String>,
     /// Only at work for this project.
     pub project: Option<String>,
+    /// Only those that are held at this time.
+    pub held_at: Option<DateTime<Utc>>,
+    /// Only those that were made before, and have neither ended nor stand in the reserve.
+    pub made_before: Option<DateTime<Utc>>,
     /// Only older than this VM.
     pub before: Option<(DateTime<Utc>, VmId)>,
     /// At most this many.
     pub limit: i64,
+}
+
+/// A machine without a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the columns in the migrations")]
+pub struct RowlessLine {
+    pub provider: String,
+    pub place: String,
+    pub provider_id: String,
+    /// Its row was lost, and a job may run on it; else it is on its way out.
+    pub unknown: bool,
+    pub executor: Option<Executor>,
+    pub resource_class: Option<String>,
+    pub first_seen_at: DateTime<Utc>,
+    pub ends_at: Option<DateTime<Utc>>,
 }
 
 /// A VM's whole life. A row of the history has what the service of its day wrote: what came later is missing.
@@ -94,6 +113,8 @@ impl Db {
                where ($1::text is null or v.state = $1) and ($2::text is null or v.executor = $2)
                  and ($3::text is null or v.resource_class = $3) and ($4::text is null or v.project_id = $4)
                  and ($5::timestamptz is null or (v.created_at, v.id) < ($5, $6))
+                 and ($8::timestamptz is null or v.state <> 'terminated' and v.hold_until > $8)
+                 and ($9::timestamptz is null or v.created_at < $9 and v.state not in ('terminated', 'stopped'))
                order by v.created_at desc, v.id desc
                limit $7"#,
             filter.state.map(VmState::as_str),
@@ -103,6 +124,25 @@ impl Db {
             filter.before.map(|(at, _)| at),
             filter.before.map(|(_, id)| id.0),
             filter.limit,
+            filter.held_at,
+            filter.made_before,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Machines that the provider names and no row knows, oldest first, at most `limit`: they count against the limits.
+    ///
+    /// # Errors
+    /// See [`DbError`].
+    pub async fn list_rowless(&self, limit: i64) -> Result<Vec<RowlessLine>, DbError> {
+        let rows = sqlx::query_as!(
+            RowlessLine,
+            r#"-- console_vms::list_rowless
+               select provider, place, provider_id, unknown, executor as "executor: Executor", resource_class, first_seen_at, ends_at
+               from vms.orphans order by first_seen_at, provider_id limit $1"#,
+            limit,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -17,6 +17,8 @@ pub struct VolumeFilter {
     pub state: Option<VolumeState>,
     /// Only of this project.
     pub project: Option<String>,
+    /// Only of projects whose id has this in it, in any case; empty: any.
+    pub named: String,
     /// Only this one, in any state.
     pub id: Option<VolumeId>,
     /// Only older than this volume.
@@ -49,6 +51,7 @@ impl Db {
                where ($1::text is null and ($3::uuid is not null or u.state <> 'deleted') or u.state = $1)
                  and ($2::text is null or u.project_id = $2) and ($3::uuid is null or u.id = $3)
                  and ($4::timestamptz is null or (u.created_at, u.id) < ($4, $5))
+                 and ($7 = '' or strpos(lower(u.project_id), lower($7)) > 0)
                order by u.created_at desc, u.id desc
                limit $6"#,
             filter.state.map(VolumeState::as_str),
@@ -57,6 +60,7 @@ impl Db {
             filter.before.map(|(at, _)| at),
             filter.before.map(|(_, id)| id.0),
             filter.limit,
+            filter.named,
         )
         .fetch_all(&self.pool)
         .await?;

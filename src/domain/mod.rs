@@ -9,6 +9,7 @@ pub mod api;
 pub mod audit;
 pub mod audit_place;
 pub mod catalogue;
+mod certificates;
 pub mod ec2;
 pub mod failure;
 pub mod identity;

@@ -57,11 +57,14 @@ pub fn preview(preallocated: &Preallocated, from: DateTime<Utc>, span: TimeDelta
 }
 
 impl PoolPreview {
-    /// Minutes of VMs that are kept free, summed up over the preview.
-    pub fn vm_minutes(&self) -> u64 {
+    /// Minutes of VMs that are kept free over so long, as they are on average as far as the steps are known.
+    pub fn vm_minutes(&self, over: TimeDelta) -> u64 {
+        let Some(first) = self.steps.first() else { return 0 };
         let ends = self.steps.iter().skip(1).map(|step| step.at).chain([self.until]);
         let minutes = |from: DateTime<Utc>, to: DateTime<Utc>| u64::try_from((to - from).num_minutes()).unwrap_or(0);
-        self.steps.iter().zip(ends).map(|(step, end)| minutes(step.at, end) * u64::from(step.count)).sum()
+        let kept: u64 = self.steps.iter().zip(ends).map(|(step, end)| minutes(step.at, end) * u64::from(step.count)).sum();
+        let over = u64::try_from(over.num_minutes()).unwrap_or(0);
+        kept * over / minutes(first.at, self.until).max(1)
     }
 }
 
@@ -143,7 +146,8 @@ mod tests {
     fn minutes_are_summed_up_and_a_busy_pattern_is_shown_as_far_as_it_is_known() {
         let some = schedules(&[("0 0 * * *", 2)]);
         let day = &preview(&some, at("2026-07-04T12:00:00Z"), TimeDelta::days(1))[0];
-        assert_eq!(day.vm_minutes(), 2 * 24 * 60);
+        assert_eq!(day.vm_minutes(TimeDelta::days(1)), 2 * 24 * 60);
+        assert_eq!(day.vm_minutes(TimeDelta::days(7)), 7 * 2 * 24 * 60);
         let busy = schedules(&[("*/2 * * * *", 1), ("1-59/2 * * * *", 2)]);
         let week = &preview(&busy, at("2026-07-04T12:00:00Z"), TimeDelta::days(7))[0];
         assert!(
@@ -152,7 +156,9 @@ mod tests {
             week.until,
             week.steps.len()
         );
+        let minutes = week.vm_minutes(TimeDelta::days(7));
+        assert!((15_000..=15_240).contains(&minutes), "one and two by turns, all week: {minutes}");
         let none = &preview(&Preallocated::default(), at("2026-07-04T12:00:00Z"), TimeDelta::days(7))[0];
-        assert_eq!((none.steps.len(), none.vm_minutes()), (1, 0));
+        assert_eq!((none.steps.len(), none.vm_minutes(TimeDelta::days(7))), (1, 0));
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! Not here: what needs a restart (`config`).
 
+use super::certificates::{is_pem, one_a_text};
 use super::ec2::Ec2Settings;
 use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
@@ -123,6 +124,7 @@ pub struct GuestSettings {
     pub no_proxy: Option<String>,
     /// Root certificates that the VMs trust beside their own, PEM.
     #[garde(inner(length(max = 65_536), custom(is_pem)))]
+    #[serde(deserialize_with = "one_a_text")]
     pub root_certificates: Vec<String>,
 }
 
@@ -385,16 +387,6 @@ fn is_proxy_url(text: &str, context: &()) -> garde::Result {
     let has_scheme = ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
     if !has_scheme || text.contains(' ') || text.len() > 2048 {
         return Err(garde::Error::new("is not a proxy address such as \"http://proxy.example:3128\""));
-    }
-    Ok(())
-}
-
-fn is_pem(text: &str, _: &()) -> garde::Result {
-    let text = text.trim();
-    let framed = text.starts_with("-----BEGIN CERTIFICATE-----") && text.ends_with("-----END CERTIFICATE-----");
-    let plain = text.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
-    if !framed || !plain {
-        return Err(garde::Error::new("is not a certificate in PEM form"));
     }
     Ok(())
 }

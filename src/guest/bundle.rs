@@ -47,7 +47,7 @@ pub(super) fn personalise(identity: &Identity, personality: &Personality) -> Sec
     assign("docker_client", &proxies.docker_client());
     script.push_str(SCRIPT);
     script.push_str("personalise");
-    for certificate in certificates(&personality.settings.root_certificates) {
+    for certificate in &personality.settings.root_certificates {
         script.push(' ');
         quote(&mut script, certificate);
     }
@@ -84,12 +84,6 @@ pub(super) fn quote(script: &mut String, text: &str) {
     script.push('\'');
     script.push_str(&text.replace('\'', r"'\''"));
     script.push('\'');
-}
-
-/// Each certificate by itself: the VM's tools take one a file.
-fn certificates(settings: &[String]) -> impl Iterator<Item = &str> {
-    const END: &str = "-----END CERTIFICATE-----";
-    settings.iter().flat_map(|text| text.split_inclusive(END)).map(str::trim).filter(|pem| pem.ends_with(END))
 }
 
 struct Proxies<'a> {
@@ -205,7 +199,7 @@ mod tests {
         let pem = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----");
         let settings = GuestSettings {
             http_proxy: Some("http://u:p%40w@proxy.example:3128".to_owned()),
-            root_certificates: vec![format!("{}\n{}\n", pem("one"), pem("two")), pem("three")],
+            root_certificates: vec![pem("one"), pem("two"), pem("three")],
             ..GuestSettings::default()
         };
         let script = personalise(&identity, &personality(settings));

@@ -56,7 +56,8 @@ async fn put_settings(
     headers: HeaderMap,
     Json(mut settings): Json<Settings>,
 ) -> Result<Response, Problem> {
-    seal_secrets(&state, &mut settings)?;
+    let (_, base) = top(&state).await?;
+    seal_secrets(&state, base.as_ref(), &mut settings)?;
     let seen = headers.get(header::IF_MATCH).ok_or(Problem::NoIfMatch)?;
     let seen = seen.to_str().ok().and_then(version).ok_or(Problem::Stale)?;
     let version = save(&state, &caller, seen, &settings).await?;
@@ -76,19 +77,26 @@ pub(super) fn seen_by(caller: &Caller, settings: Settings) -> Settings {
     if caller.role.may_operate() { settings } else { without_secrets(settings) }
 }
 
-/// What is kept and shown has the secret half of an access key sealed. What we have sealed before, in whichever version, stays good.
-pub(super) fn seal_secrets(state: &AppState, settings: &mut Settings) -> Result<(), Problem> {
+/// What is kept and shown has the secret half of an access key sealed. What we have sealed before, in whichever version, stays good, but not
+/// for another key than it has in `base`: the settings that these were made of, when they can be read.
+pub(super) fn seal_secrets(state: &AppState, base: Option<&Settings>, settings: &mut Settings) -> Result<(), Problem> {
     let Authentication::AccessKey(key) = &mut settings.ec2.authentication else { return Ok(()) };
     let Some(secret) = key.secret.take().map(Secret::new) else {
-        let known = state.settings.borrow();
-        let is_kept = matches!(&known.settings.ec2.authentication, Authentication::AccessKey(kept) if kept == key);
+        let is_good = match base.map(|base| &base.ec2.authentication) {
+            Some(Authentication::AccessKey(kept)) if kept.sealed == key.sealed => kept.id == key.id,
+            _ => is_ours(state, key),
+        };
         let missing = || Problem::field("ec2.authentication.access_key.secret", "give the secret half of the key.");
-        return if is_kept || is_ours(state, key) { Ok(()) } else { Err(missing()) };
+        return if is_good { Ok(()) } else { Err(missing()) };
     };
-    let sealed =
-        state.sealer.seal(settings_row(), secret.expose().as_bytes()).map_err(|error| Problem::Defect(error.to_string()))?;
-    key.sealed = Some(BASE64.encode(sealed));
+    key.sealed = Some(seal(state, &secret)?);
     Ok(())
+}
+
+/// The secret half of an access key as it is kept.
+pub(super) fn seal(state: &AppState, secret: &Secret) -> Result<String, Problem> {
+    let sealed = state.sealer.seal(settings_row(), secret.expose().as_bytes());
+    Ok(BASE64.encode(sealed.map_err(|error| Problem::Defect(error.to_string()))?))
 }
 
 /// Only who has a sealing key of ours could have made it.

@@ -51,8 +51,8 @@ async fn check_settings(
     headers: HeaderMap,
     Json(mut settings): Json<Settings>,
 ) -> Result<Response, Problem> {
-    seal_secrets(&state, &mut settings)?;
     let base = newest(&state).await?;
+    seal_secrets(&state, Some(&base.settings), &mut settings)?;
     if let Some(seen) = headers.get(header::IF_MATCH)
         && seen.to_str().ok().and_then(version) != Some(base.version)
     {

@@ -59,7 +59,8 @@ async fn list_volumes(
     if let Some(project) = &query.project_id {
         plain("project_id", project)?;
     }
-    let filter = VolumeFilter { state: query.state, project: query.project_id, id: None, before, limit: limit + 1 };
+    let filter =
+        VolumeFilter { state: query.state, project: query.project_id, before, limit: limit + 1, ..VolumeFilter::default() };
     let volumes = list(&state, &filter).await?;
     Ok(paging::page(volumes, limit, &uri, |volume| (volume.created_at, volume.id.0)))
 }

@@ -91,7 +91,7 @@ async fn without_a_session_every_page_leads_to_the_sign_in(pool: PgPool) {
         }
     }
     let reply = ask("POST", "/console/vms/x/terminate", "vm-service=guess").await;
-    assert_eq!((reply.status, reply.header("location")), (303, "/console/sign-in?next=%2Fconsole"));
+    assert_eq!((reply.status, reply.header("location")), (303, "/console/sign-in?next=%2Fconsole%2Fvms%2Fx"));
     let browser = Browser::new(&api, OPERATOR).await;
     let request = Api::request("", "GET", "/api/v1/vms").header("cookie", &browser.cookie).header("host", "localhost");
     api.send(request.body(Body::empty()).unwrap()).await.problem(401);
@@ -226,7 +226,7 @@ async fn every_answer_keeps_the_browser_from_what_it_should_not_do(pool: PgPool)
             assert!(policy.contains(part), "{path}: {policy}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!(reply.header("referrer-policy"), "no-referrer");
+        assert_eq!(reply.header("referrer-policy"), "same-origin");
         assert_eq!(reply.header("x-content-type-options"), "nosniff");
         assert_eq!(reply.header("cross-origin-opener-policy"), "same-origin");
         assert_eq!(reply.header("cross-origin-resource-policy"), "same-origin");

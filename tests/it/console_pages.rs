@@ -284,6 +284,69 @@ async fn a_hold_that_is_over_is_not_shown_as_one(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_the_overview_warns_of_is_found_in_the_lists(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let vm = everything(&api, &pool).await;
+    let operator = Browser::new(&api, OPERATOR).await;
+    let listed = async |path: &str| {
+        let text = operator.get(path).await.text;
+        (text.contains(&format!("id=\"vm-{vm}\"")), text.contains("m-unknown"))
+    };
+    assert_eq!(listed("/console/vms").await, (true, true));
+    for only in ["held", "old"] {
+        assert_eq!(listed(&format!("/console/vms?only={only}")).await, (false, false), "{only}");
+    }
+    operator.post(&format!("/console/vms/{vm}/hold"), &[("reason", "a look"), ("hours", "200")]).await;
+    assert_eq!(listed("/console/vms?only=held").await, (true, false));
+    sql(&pool, "update vms.vms set created_at = created_at - interval '9 days'").await;
+    let overview = operator.get("/console").await.text;
+    assert!(overview.contains("data-trouble=\"old-vms\"") && overview.contains("href=\"/console/vms?only=held\""), "{overview}");
+    assert!(overview.contains("href=\"/console/vms?only=old\""), "{overview}");
+    assert_eq!(listed("/console/vms?only=old").await, (true, false));
+    assert_eq!(operator.get("/console/vms?only=x").await.status, 400);
+
+    let volume = format!("volumes/{VOLUME}");
+    for (query, is_listed) in [("named=SCRIPT&state=available", true), ("named=x&state=available", false), ("state=deleted", false)]
+    {
+        let page = operator.get(&format!("/console/volumes?{query}")).await.text;
+        assert_eq!(page.contains(&volume), is_listed, "{query}: {page}");
+    }
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn every_limit_is_shown_with_what_is_used_of_it(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    everything(&api, &pool).await;
+    api.settings.send_modify(|known| {
+        known.settings.limits.vms_per_project = Some(7);
+        known.settings.resource_classes.get_mut("medium").unwrap().limit = Some(5);
+    });
+    let page = Browser::new(&api, VIEWER).await.get("/console").await.text;
+    for (limit, most) in [("Busiest project", 7), ("Class medium", 5)] {
+        let row = format!("<th scope=\"row\">{limit}</th><td class=\"number\">1</td><td class=\"number\">{most}</td>");
+        assert!(page.contains(&row), "{row}: {page}");
+    }
+}
+
+/// The question that was asked, "cancel", is not the one that was meant any more.
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_task_that_became_ready_meanwhile_is_not_released_by_a_cancel(pool: PgPool) {
+    let api = Api::new(pool).await;
+    api.put(CI, &task_path(1), &machine()).await;
+    let operator = Browser::new(&api, OPERATOR).await;
+    let page = |n: u128| format!("/console/tasks/{}", Uuid::from_u128(n));
+    assert!(!operator.get(&page(1)).await.text.contains("name=\"ready\""), "it waits");
+    assert_eq!(operator.post(&format!("{}/release", page(1)), &[]).await.status, 303);
+    api.available_vm(Executor::Machine).await;
+    assert_eq!(api.put(CI, &task_path(2), &machine()).await.json()["state"], "ready");
+    assert!(operator.get(&page(2)).await.text.contains("name=\"ready\""));
+    let told = operator.post(&format!("{}/release", page(2)), &[]).await;
+    assert!(told.status == 409 && told.text.contains("has become ready") && told.text.contains("id=\"back\""), "{told:?}");
+    assert_eq!(api.call(CI, "GET", &task_path(2)).await.json()["state"], "ready");
+    assert_eq!(operator.post(&format!("{}/release", page(2)), &[("ready", "yes")]).await.status, 303);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn lists_come_in_pages(pool: PgPool) {
     let api = Api::new(pool.clone()).await;
     for n in 0..120 {

@@ -187,6 +187,72 @@ async fn a_form_whose_version_is_gone_is_shown_again_and_never_put_on_another(po
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_was_typed_outlives_its_session_and_a_database_that_is_away(pool: PgPool) {
+    let (api, _bench) = scene(&pool).await;
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    let proxies = "a.example,\nb \"quoted\" <c>";
+    let typed = [("history_days", "30"), ("guest.no_proxy", proxies), ("ec2.authentication.secret", "canary"), ("do", "check")];
+    let form = with(fields(&browser.get(SETTINGS).await.text, "settings"), &typed);
+    sqlx::query("delete from vms.sessions").execute(&pool).await.unwrap();
+    let told = browser.send(SETTINGS, &form).await;
+    assert!(told.status == 401 && told.text.contains("id=\"sign-in-beside\"") && !told.text.contains("canary"), "{told:?}");
+    let kept = fields(&told.text, "kept");
+    // The sign-in in another tab gave the browser another session.
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    let told = browser.send(SETTINGS, &with(kept, &[("do", "preview")])).await;
+    assert!(told.status == 403 && !told.text.contains("id=\"sign-in-beside\""), "{told:?}");
+    let again = browser.send(SETTINGS, &with(fields(&told.text, "kept"), &[("do", "preview")])).await;
+    let form = fields(&again.text, "settings");
+    for (name, text) in [("history_days", "30"), ("guest.no_proxy", proxies)] {
+        assert!(form.contains(&(name.to_owned(), text.to_owned())), "{name}: {form:?}");
+    }
+    let json = "/console/settings/json";
+    let form = with(fields(&browser.get(json).await.text, "settings"), &[("json", "{\"history_days\": 30}")]);
+    api.db().pool.close().await;
+    let told = browser.send(json, &form).await;
+    assert_eq!((told.status, fields(&told.text, "kept")), (503, form), "{}", told.text);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_typed_secret_stays_with_the_form_and_with_its_key(pool: PgPool) {
+    let (api, bench) = scene(&pool).await;
+    let browser = Browser::sign_in(&api, OPERATOR).await;
+    let key = |id: &str, secret: &str| {
+        [("ec2.authentication", "access_key"), ("ec2.authentication.id", id), ("ec2.authentication.secret", secret)]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+    };
+    let typed = |form: Vec<(String, String)>, id: &str, secret: &str| {
+        let changes = key(id, secret);
+        let changes: Vec<(&str, &str)> = changes.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        with(form, &changes)
+    };
+    // Shown again twice, for the week and for a mistake, before it is checked.
+    let form = typed(fields(&browser.get(SETTINGS).await.text, "settings"), "AKIAIOSFODNN7EXAMPLE", "canary");
+    let week = browser.send(SETTINGS, &with(form, &[("do", "preview")])).await;
+    let wrong = with(fields(&week.text, "settings"), &[("history_days", "0"), ("do", "check")]);
+    let wrong = browser.send(SETTINGS, &wrong).await;
+    assert!(wrong.status == 422 && !week.text.contains("canary") && !wrong.text.contains("canary"));
+    let path = browser.send(SETTINGS, &with(fields(&wrong.text, "settings"), &[("history_days", "30"), ("do", "check")])).await;
+    let path = path.header("location").to_owned();
+    carry_out(&bench).await;
+    let done = browser.get(&path).await;
+    assert_eq!(browser.send(&format!("{path}/save"), &fields(&done.text, "/save")).await.status, 303);
+    let sealed = in_force(&api).await.1["ec2"]["authentication"]["access_key"]["sealed"].as_str().unwrap().to_owned();
+    let sealed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, sealed).unwrap();
+    assert_eq!(api.state.sealer.open(vm_service::seal::settings_row(), &sealed).unwrap().as_slice(), b"canary");
+    // Another key does not take its secret over.
+    let (version, mut saved) = in_force(&api).await;
+    let other = typed(fields(&browser.get(SETTINGS).await.text, "settings"), "AKIAI44QH8DHBEXAMPLE", "");
+    let refused = browser.send(SETTINGS, &with(other, &[("do", "check")])).await;
+    assert!(refused.status == 422 && refused.text.contains("needs the secret half"), "{}", refused.text);
+    saved["ec2"]["authentication"]["access_key"]["id"] = "AKIAI44QH8DHBEXAMPLE".into();
+    let put =
+        Api::request(OPERATOR, "PUT", "/api/v1/settings").header("if-match", version).header("content-type", "application/json");
+    let refused = api.send(put.body(axum::body::Body::from(saved.to_string())).unwrap()).await.problem(422);
+    assert!(refused.contains("secret half"), "{refused}");
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn every_version_has_who_and_when_and_a_way_back(pool: PgPool) {
     let (api, bench) = scene(&pool).await;
     let browser = Browser::sign_in(&api, OPERATOR).await;

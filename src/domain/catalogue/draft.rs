@@ -4,12 +4,11 @@
 //! A field's *name* is its path; in a row it is `PATH[N].COLUMN`. A toggle that is off is not there.
 
 use super::{Control, Field, Rows, all, at};
+use crate::domain::certificates;
 use crate::domain::settings::{MOST_ROWS, Settings};
 use garde::Validate as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-
-const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,7 +177,7 @@ impl Draft {
             }
             Control::Text | Control::OptionalText | Control::Choice(_) => json!(text),
             Control::Lines => json!(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>()),
-            Control::Certificates => json!(certificates(text)),
+            Control::Certificates => json!(certificates::split(text).collect::<Vec<_>>()),
             Control::Pairs => {
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
                 let pairs: Option<Map<String, Value>> = lines
@@ -279,11 +278,4 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-/// Each with what stands before it: what is none is refused by its rule.
-fn certificates(text: &str) -> Vec<String> {
-    let mut found: Vec<String> = text.split_inclusive(CERTIFICATE_END).map(|part| part.trim().replace('\r', "")).collect();
-    found.retain(|part| !part.is_empty());
-    found
 }

@@ -94,7 +94,7 @@ fn count(snapshot: &Snapshot<'_>) -> (BTreeMap<Kind, u32>, BTreeMap<Kind, u32>) 
 fn cost(old: &Settings, new: &Settings, now: DateTime<Utc>) -> Option<Cost> {
     let weeks = [old, new].map(|settings| (settings, preview(&settings.preallocated, now, WEEK)));
     let kept = |week: &[PoolPreview]| -> BTreeSet<String> {
-        week.iter().filter(|pool| pool.vm_minutes() > 0).map(|pool| pool.resource_class.clone()).collect()
+        week.iter().filter(|pool| pool.vm_minutes(WEEK) > 0).map(|pool| pool.resource_class.clone()).collect()
     };
     let names: BTreeSet<String> = weeks.iter().flat_map(|(_, week)| kept(week)).collect();
     // Without a price of its own the class has that of the other side: a price that is first set is no rise.
@@ -110,7 +110,7 @@ fn cost(old: &Settings, new: &Settings, now: DateTime<Utc>) -> Option<Cost> {
     }
     let [before, after] = weeks.map(|(_, week)| {
         let micros: u128 =
-            week.iter().map(|pool| u128::from(pool.vm_minutes()) * price(&pool.resource_class).unwrap_or(0) / 60).sum();
+            week.iter().map(|pool| u128::from(pool.vm_minutes(WEEK)) * price(&pool.resource_class).unwrap_or(0) / 60).sum();
         let cents = micros * HOURS_A_MONTH / HOURS_A_WEEK / 10_000;
         f64::from(u32::try_from(cents).unwrap_or(u32::MAX)) / 100.0
     });

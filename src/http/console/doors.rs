@@ -1,11 +1,15 @@
 //! What every request to the console passes: a name that is ours, no change asked for by another site, and headers that keep a browser
 //! from loading, framing or keeping anything that it should not. A problem becomes a page.
 //!
-//! A browser says with `Sec-Fetch-Site` where a request comes from; an old one at least with `Origin`. Who says neither is no browser, and
-//! uses the API. The token in each form (`session`) is the second lock on the same door.
+//! A browser says with `Sec-Fetch-Site` where a request comes from; an old one, and every one on plain HTTP under a name, at least with
+//! `Origin` (which our referrer policy must not take away: Fetch standard, "append a request Origin header"). Who says neither is no
+//! browser, and uses the API. The token in each form (`session`) is the second lock on the same door.
 
-use super::frame;
+use super::frame::Way;
+use super::kept::Kept;
 use super::session::{Theme, theme};
+use super::settings::FORMS;
+use super::{frame, hosts};
 use crate::http::envelope::REQUEST_ID;
 use crate::http::problem::{self, Problem};
 use crate::http::state::AppState;
@@ -52,14 +56,15 @@ impl Shown {
     fn dress(self, mut response: Response) -> Response {
         let Self { theme, id, back } = self;
         if let Some(problem) = problem::take(&mut response, &id) {
-            let page = frame::problem(&problem, &id, theme, back.as_deref());
+            let kept = response.extensions_mut().remove::<Kept>();
+            let page = frame::problem(&problem, &id, theme, kept.map_or(Way::Back(back.as_deref()), |Kept(form)| Way::On(form)));
             response = (response.status(), page).into_response();
         }
         problem::leave_alone(&mut response);
         let headers = response.headers_mut();
         for (name, value) in [
             (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::REFERRER_POLICY, "no-referrer"),
+            (header::REFERRER_POLICY, "same-origin"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -72,9 +77,9 @@ impl Shown {
 }
 
 /// The page whose form is sent here: the path above; those of the settings are sent to their own.
-fn page_of(path: &str) -> &str {
+pub(super) fn page_of(path: &str) -> &str {
     match path {
-        "/console/settings" | "/console/settings/json" => path,
+        _ if FORMS.contains(&path) => path,
         _ => path.rsplit_once('/').map_or(path, |(page, _)| page),
     }
 }
@@ -84,7 +89,7 @@ fn admit(state: &AppState, request: &Request) -> Result<(), Problem> {
     if !state.console.hosts.has(host) {
         return Err(Problem::Misdirected(format!(
             "The console does not answer under the name {:?}: use one of its own, or add this one to VM_SERVICE_CONSOLE_HOSTS.",
-            host.chars().take(100).collect::<String>()
+            hosts::name(host).unwrap_or_default().chars().take(100).collect::<String>()
         )));
     }
     if request.method().is_safe() || is_ours(request.headers(), host) {

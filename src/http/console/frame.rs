@@ -110,7 +110,15 @@ struct Trouble<'a> {
     detail: &'a str,
     errors: &'a [crate::domain::api::FieldError],
     request_id: &'a str,
-    back: Option<&'a str>,
+    way: Way<'a>,
+}
+
+/// Where a problem leads.
+pub(super) enum Way<'a> {
+    /// To the page that the change was asked for on.
+    Back(Option<&'a str>),
+    /// On, with what was typed: a form.
+    On(String),
 }
 
 impl Frame {
@@ -152,12 +160,11 @@ pub(super) fn answer(status: StatusCode, frame: &Frame, parts: Parts) -> Respons
     response
 }
 
-/// The page of a problem, with the way back to the page that a change was asked for on. It is not known who looks: it shows no more than an
-/// API answer would.
-pub(super) fn problem(problem: &Problem, request_id: &str, theme: Theme, back: Option<&str>) -> Response {
+/// The page of a problem. It is not known who looks: it shows no more than an API answer would, and what he sent.
+pub(super) fn problem(problem: &Problem, request_id: &str, theme: Theme, way: Way<'_>) -> Response {
     let status = problem.status();
     let frame = Frame::outside(status.canonical_reason().unwrap_or("Problem"), theme);
-    let above = html(&Trouble { status, detail: problem.detail(), errors: problem.errors(), request_id, back });
+    let above = html(&Trouble { status, detail: problem.detail(), errors: problem.errors(), request_id, way });
     let mut response = answer(status, &frame, Parts { above, ..Parts::default() });
     if let Some(seconds) = problem.retry_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

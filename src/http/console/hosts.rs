@@ -15,19 +15,30 @@ pub struct Hosts {
 impl Hosts {
     /// These names, and those of the address that is listened on.
     pub fn new(listed: &[String], listen: IpAddr) -> Self {
-        Self { listed: listed.iter().map(|name| name.trim().to_ascii_lowercase()).collect(), listen: Some(listen) }
+        Self { listed: listed.iter().map(|listed| name(listed).unwrap_or_default()).collect(), listen: Some(listen) }
     }
 
     /// Whether `authority`, a name or an address with or without a port, is one of ours.
     pub(super) fn has(&self, authority: &str) -> bool {
-        let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
-        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let Some(name) = name(authority) else { return false };
+        let ip = name.parse::<IpAddr>().ok();
         let by_address = |ip: IpAddr| {
             ip.to_canonical().is_loopback() || self.listen.is_some_and(|listen| listen == ip || listen.is_unspecified())
         };
         name == "localhost" || self.listed.contains(&name) || ip.is_some_and(by_address)
     }
+}
+
+/// The name or address alone, in small letters; none of what is no authority.
+pub(super) fn name(authority: &str) -> Option<String> {
+    let authority = match authority.trim() {
+        // An address as people write it.
+        ip if ip.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{ip}]"),
+        other => other.to_owned(),
+    };
+    let authority = authority.parse::<axum::http::uri::Authority>().ok()?;
+    let name = authority.host().trim_end_matches('.').trim_start_matches('[').trim_end_matches(']');
+    Some(name.to_ascii_lowercase()).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -46,6 +57,13 @@ mod tests {
         {
             assert!(!at("127.0.0.1").has(bad), "{bad}");
         }
+        for listed in ["VMs.example:3001", " vms.example ", "vms.example."] {
+            assert!(Hosts::new(&[listed.to_owned()], [127, 0, 0, 1].into()).has("vms.example:3001"), "{listed:?}");
+        }
+        for listed in ["fd00::1", "[fd00::1]", "[fd00::1]:3001"] {
+            assert!(Hosts::new(&[listed.to_owned()], [127, 0, 0, 1].into()).has("[fd00::1]:3001"), "{listed:?}");
+        }
+        assert!(!Hosts::new(&["a b".to_owned(), String::new()], [127, 0, 0, 1].into()).has(""));
         assert!(at("10.0.0.1").has("10.0.0.1:3001") && !at("10.0.0.1").has("10.0.0.2"));
         assert!(at("0.0.0.0").has("10.0.0.2") && at("::").has("[fd00::1]:3001") && !at("0.0.0.0").has("evil.example"));
     }

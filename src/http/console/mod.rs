@@ -22,6 +22,7 @@ mod frame;
 mod hosts;
 mod image;
 mod images;
+mod kept;
 mod live;
 mod overview;
 mod phases;
@@ -68,7 +69,9 @@ pub(super) fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/sign-out", post(sign_in::sign_out))
         .route("/console/assets/{hash}/{file}", get(assets::file))
         .merge(settings::pages())
-        .merge(changes().layer(from_fn_with_state(state.clone(), session::told)))
+        .merge(
+            changes().layer(from_fn_with_state(state.clone(), session::told)).layer(from_fn_with_state(state.clone(), kept::keep)),
+        )
         .route("/console/{*rest}", get(nothing))
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
         .layer(CompressionLayer::new())

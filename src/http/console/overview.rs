@@ -8,6 +8,7 @@ use super::words;
 use crate::db::console_overview::{Longest, Totals, Waits};
 use crate::domain::lifecycle::{TaskState, VmState};
 use crate::domain::plan::room::Kind;
+use crate::domain::resource_class::ResourceClass;
 use crate::domain::settings::Settings;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
@@ -42,7 +43,7 @@ impl Pool {
 
 /// One limit.
 struct Limit {
-    name: &'static str,
+    name: String,
     used: i64,
     most: i64,
 }
@@ -117,7 +118,7 @@ pub(super) async fn live(state: &AppState) -> Result<String, Problem> {
         troubles: troubles(&facts),
         pools: pools(&settings, &vms, &waiting_of, now),
         waits,
-        limits: limits(&vms, &totals),
+        limits: limits(&settings, &vms, &totals),
         queued: of(TaskState::Queued),
         preparing: of(TaskState::Preparing),
         ready: of(TaskState::Ready),
@@ -157,15 +158,22 @@ fn pools(
     kinds.into_iter().map(pool).collect()
 }
 
-fn limits(vms: &BTreeMap<Kind, BTreeMap<VmState, i64>>, totals: &Totals) -> Vec<Limit> {
+fn limits(settings: &Settings, vms: &BTreeMap<Kind, BTreeMap<VmState, i64>>, totals: &Totals) -> Vec<Limit> {
     let count =
         |of: fn(VmState) -> bool| -> i64 { vms.values().flatten().filter(|(state, _)| of(**state)).map(|(_, count)| count).sum() };
     let in_flight = |state| matches!(state, VmState::Requested | VmState::Launching | VmState::Booting);
     let mut limits = vec![
-        Limit { name: "VMs", used: count(|_| true) + totals.unknown + totals.orphans, most: totals.max_vms.into() },
-        Limit { name: "Starting at a time", used: count(in_flight), most: totals.max_in_flight.into() },
-        Limit { name: "Cache volumes", used: totals.volumes, most: totals.max_volumes.into() },
+        Limit { name: "VMs".to_owned(), used: count(|_| true) + totals.unknown + totals.orphans, most: totals.max_vms.into() },
+        Limit { name: "Starting at a time".to_owned(), used: count(in_flight), most: totals.max_in_flight.into() },
+        Limit { name: "Cache volumes".to_owned(), used: totals.volumes, most: totals.max_volumes.into() },
     ];
-    limits.extend(totals.max_gpus.map(|most| Limit { name: "GPUs", used: totals.gpus, most: most.into() }));
+    limits.extend(totals.max_gpus.map(|most| Limit { name: "GPUs".to_owned(), used: totals.gpus, most: most.into() }));
+    let of_project = |most: u32| Limit { name: "Busiest project".to_owned(), used: totals.busiest_project, most: most.into() };
+    limits.extend(settings.limits.vms_per_project.map(of_project));
+    let of_class = |(name, class): (&String, &ResourceClass)| {
+        let used = vms.iter().filter(|((_, class), _)| class == name).flat_map(|(_, states)| states.values()).sum();
+        Some(Limit { name: format!("Class {name}"), used, most: class.limit?.into() })
+    };
+    limits.extend(settings.resource_classes.iter().filter_map(of_class));
     limits
 }

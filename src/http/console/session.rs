@@ -5,12 +5,15 @@
 //!
 //! Reads, writes: `db` (sessions; through `audit` the log of changes).
 
+use super::doors::page_of;
+use super::kept::SignedOut;
 use crate::db::sessions::SessionRow;
 use crate::domain::access::{Caller, Role};
 use crate::domain::ids::TokenId;
 use crate::http::audit::{self, Door};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Form, FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -68,7 +71,7 @@ impl IntoResponse for Away {
             Self::SignIn(next) => {
                 let query = [("next", next)];
                 let uri = axum::http::Uri::from_static("/console/sign-in");
-                Redirect::to(&super::words::with_query(uri.path(), &query)).into_response()
+                (Extension(SignedOut), Redirect::to(&super::words::with_query(uri.path(), &query))).into_response()
             }
             Self::Problem(problem) => problem.into_response(),
         }
@@ -104,9 +107,9 @@ impl Session {
 
     /// Whoever is signed in; he may ask too fast.
     pub(super) async fn demand(state: &AppState, parts: &Parts) -> Result<Self, Away> {
-        let away = || {
-            let path = parts.uri.path_and_query().map(ToString::to_string).filter(|_| parts.method == Method::GET);
-            Away::SignIn(path.unwrap_or_else(|| "/console".to_owned()))
+        let away = || match parts.method {
+            Method::GET => Away::SignIn(parts.uri.path_and_query().map_or_else(String::new, ToString::to_string)),
+            _ => Away::SignIn(page_of(parts.uri.path()).to_owned()),
         };
         let name = name(state, &parts.headers).ok_or_else(away)?;
         let (hashes, now) = (state.sealer.session_hashes(&name), state.clock.now());

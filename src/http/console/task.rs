@@ -18,7 +18,7 @@ use askama::Template;
 use axum::extract::{OriginalUri, State};
 use axum::response::{Redirect, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 
 #[derive(Template)]
 #[template(path = "task.html", config = ".askama.toml")]
@@ -88,13 +88,25 @@ pub(super) async fn live(state: &AppState, id: TaskId) -> Result<String, Problem
     Ok(frame::html(&Whole { row, phases, events, now }))
 }
 
+/// What the page said of the task whose end is asked for.
+#[derive(Deserialize)]
+pub(super) struct Seen {
+    /// It was ready.
+    ready: Option<String>,
+}
+
 /// `POST /console/tasks/{id}/release`.
 pub(super) async fn release(
     State(state): State<AppState>,
     Path(id): Path<String>,
-    change: Change<IgnoredAny>,
+    change: Change<Seen>,
 ) -> Result<Redirect, Problem> {
     let id: TaskId = asked::id(&id)?;
+    if change.form.ready.is_none() && find(&state, id).await?.view.state == TaskState::Ready {
+        let sentence =
+            "The task has become ready meanwhile, and its job may run: look at it, then release it if you still want to.";
+        return Err(Problem::Conflict(sentence.to_owned()));
+    }
     tasks::release(&state, &change.caller, id).await?;
     Ok(Redirect::to(&format!("/console/tasks/{id}?done=released")))
 }

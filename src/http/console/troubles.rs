@@ -82,7 +82,12 @@ pub(super) fn troubles(facts: &Facts<'_>) -> Vec<Trouble> {
     let quarantined: i64 = facts.vms.values().filter_map(|states| states.get(&VmState::Quarantined)).sum();
     let totals = facts.totals;
     let counted = [
-        ("unknown", totals.unknown, "machines whose rows were lost; they end by themselves, or by `vms terminate --unknown`", None),
+        (
+            "unknown",
+            totals.unknown,
+            "machines whose rows were lost; they end by themselves, or by `vms terminate --unknown`",
+            Some(("/console/vms", "Show")),
+        ),
         ("quarantined-vms", quarantined, "VMs in quarantine", Some(("/console/vms?state=quarantined", "Show"))),
         (
             "quarantined-volumes",
@@ -96,7 +101,12 @@ pub(super) fn troubles(facts: &Facts<'_>) -> Vec<Trouble> {
             "images that the provider does not have any more",
             Some(("/console/images", "Show")),
         ),
-        ("old-vms", totals.old_vms, "VMs older than the longest wait and the longest job together", Some(("/console/vms", "Show"))),
+        (
+            "old-vms",
+            totals.old_vms,
+            "VMs older than the longest wait and the longest job together",
+            Some(("/console/vms?only=old", "Show")),
+        ),
     ];
     for (key, count, what, link) in counted {
         if count > 0 {
@@ -125,6 +135,8 @@ mod tests {
             orphans: 0,
             missing_images: 0,
             failed_tasks: 0,
+            expired_tasks: 0,
+            busiest_project: 0,
             held: 0,
             old_vms: 0,
         }

@@ -4,7 +4,7 @@ use super::asked::{self, ROWS};
 use super::frame::{self, Frame, Parts, Tab};
 use super::session::Session;
 use super::words;
-use crate::db::console_vms::{VmLine, VmLineFilter};
+use crate::db::console_vms::{RowlessLine, VmLine, VmLineFilter};
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
 use crate::http::extract::Query;
@@ -13,7 +13,7 @@ use crate::http::state::AppState;
 use askama::Template;
 use axum::extract::{OriginalUri, State};
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 /// The filter; empty fields mean any.
@@ -24,12 +24,21 @@ pub(super) struct Asked {
     executor: String,
     class: String,
     project: String,
+    only: String,
     cursor: String,
 }
 
 impl Asked {
-    fn filter(&self) -> Result<VmLineFilter, Problem> {
+    fn filter(&self, life: TimeDelta, now: DateTime<Utc>) -> Result<VmLineFilter, Problem> {
+        let (held_at, made_before) = match self.only.as_str() {
+            "" => (None, None),
+            "held" => (Some(now), None),
+            "old" => (None, Some(now - life)),
+            _ => return Err(Problem::Malformed("Correct the filter \"only\": it is held or old.".to_owned())),
+        };
         Ok(VmLineFilter {
+            held_at,
+            made_before,
             state: asked::pick("state", &self.state)?,
             executor: asked::pick("executor", &self.executor)?,
             class: asked::text("class", &self.class)?,
@@ -45,6 +54,7 @@ impl Asked {
             ("executor", &self.executor),
             ("class", &self.class),
             ("project", &self.project),
+            ("only", &self.only),
             ("cursor", cursor),
         ];
         words::with_query(Tab::Vms.path(), &fields)
@@ -62,6 +72,7 @@ struct Filter<'a> {
 #[derive(Template)]
 #[template(path = "vms.html", config = ".askama.toml")]
 struct List {
+    rowless: Vec<RowlessLine>,
     lines: Vec<VmLine>,
     first: Option<String>,
     next: Option<String>,
@@ -84,8 +95,11 @@ pub(super) async fn page(
 
 /// The list.
 pub(super) async fn live(state: &AppState, asked: &Asked) -> Result<String, Problem> {
-    let lines = state.db.list_vm_lines(&asked.filter()?).await?;
+    let (now, life) = (state.clock.now(), state.settings.borrow().settings.timeouts.life());
+    let is_plain = asked.page(&asked.cursor) == Tab::Vms.path();
+    let rowless = if is_plain { state.db.list_rowless(ROWS).await? } else { Vec::new() };
+    let lines = state.db.list_vm_lines(&asked.filter(life, now)?).await?;
     let (lines, cursor) = asked::cut(lines, |line| (line.created_at, line.id.0));
     let first = (!asked.cursor.is_empty()).then(|| asked.page(""));
-    Ok(frame::html(&List { lines, first, next: cursor.map(|cursor| asked.page(&cursor)), now: state.clock.now() }))
+    Ok(frame::html(&List { rowless, lines, first, next: cursor.map(|cursor| asked.page(&cursor)), now }))
 }

@@ -103,6 +103,7 @@ pub(super) async fn live(state: &AppState, asked: &Asked) -> Result<String, Prob
     let filter = VolumeFilter {
         state: asked::pick("state", &asked.state)?,
         project: project.clone(),
+        named: asked::text("named", &asked.named)?.unwrap_or_default(),
         id: None,
         before: asked::before(&asked.cursor)?.map(|(at, id)| (at, VolumeId(id))),
         limit: ROWS + 1,

@@ -50,19 +50,19 @@ pub(super) async fn submit(
         Err(Problem::Stale) => return Ok(show(&session, &uri, &settings::newest(&state).await?, typed, vec![GONE.to_owned()])),
         found => found?,
     };
-    match read(&state, typed) {
+    match read(&state, &base.settings, typed) {
         Ok(proposed) => Ok(check::to(settings_checks::insert(&state, &caller, &base, &proposed).await?.view.id)),
         Err(errors) => Ok(show(&session, &uri, &base, typed, errors)),
     }
 }
 
 /// The settings, with their secrets sealed, or everything that is wrong.
-fn read(state: &AppState, typed: &str) -> Result<Settings, Vec<String>> {
+fn read(state: &AppState, base: &Settings, typed: &str) -> Result<Settings, Vec<String>> {
     let mut settings: Settings = serde_json::from_str(typed).map_err(|error| vec![format!("It cannot be read: {error}.")])?;
     settings
         .validate()
         .map_err(|report| report.iter().map(|(path, error)| format!("{path} {}", error.message())).collect::<Vec<_>>())?;
-    settings::seal_secrets(state, &mut settings).map_err(|problem| vec![problem.detail().to_owned()])?;
+    settings::seal_secrets(state, Some(base), &mut settings).map_err(|problem| vec![problem.detail().to_owned()])?;
     Ok(settings)
 }
 

@@ -24,7 +24,10 @@ use axum::routing::{get, post};
 use serde_json::Value;
 
 /// Root certificates are in the settings, and a form writes each byte of them as up to three.
-const BODY_MAX: usize = 3 << 20;
+pub(super) const BODY_MAX: usize = 3 << 20;
+
+/// Where the long forms are sent.
+pub(super) const FORMS: [&str; 2] = ["/console/settings", "/console/settings/json"];
 
 /// Told over a form whose version cannot be read.
 const GONE: &str = "The version that this form began with is gone. What was typed stands here, on top of the newest version: look at \

@@ -5,6 +5,7 @@ use super::{Fields, GONE, base, seed, text, week};
 use crate::db::settings::Versioned;
 use crate::domain::catalogue::{Draft, FormError, defaults};
 use crate::domain::ids::SettingsCheckId;
+use crate::domain::secret::Secret;
 use crate::domain::settings::Settings;
 use crate::domain::settings_history::SettingsVersion;
 use crate::http::console::frame::{self, Frame, Parts, Tab, html};
@@ -80,8 +81,9 @@ pub(super) async fn submit(
     State(state): State<AppState>,
     session: Session,
     OriginalUri(uri): OriginalUri,
-    Change { caller, form }: Change<Fields>,
+    Change { caller, mut form }: Change<Fields>,
 ) -> Result<Response, Problem> {
+    seal_typed(&state, &mut form)?;
     let version = text(&form, "version").parse().map_err(|_| Problem::Malformed("Load the page again.".to_owned()))?;
     let base = match base(&state, version, text(&form, "seed")).await {
         Err(Problem::Stale) => {
@@ -100,7 +102,7 @@ pub(super) async fn submit(
                 filled.draft.remove_row(path, row);
             }
         }
-        _ if done == "check" => match proposed(&state, &filled.draft) {
+        _ if done == "check" => match proposed(&state, &filled) {
             Ok(proposed) => {
                 let row = settings_checks::insert(&state, &caller, &filled.base, &proposed).await?;
                 return Ok(Redirect::to(&format!("/console/settings/checks/{}", row.view.id)).into_response());
@@ -116,10 +118,20 @@ pub(super) async fn submit(
     show(&state, &session, &uri, StatusCode::OK, filled).await
 }
 
+/// A secret that was typed stays with the form, however often it is shown again: as it is kept, and never as it was typed.
+fn seal_typed(state: &AppState, form: &mut Fields) -> Result<(), Problem> {
+    let typed = form.iter_mut().find(|(name, text)| name == "ec2.authentication.secret" && !text.trim().is_empty());
+    let Some((_, text)) = typed else { return Ok(()) };
+    let sealed = settings::seal(state, &Secret::new(std::mem::take(text).trim()))?;
+    form.retain(|(name, _)| name != "ec2.authentication.sealed");
+    form.push(("ec2.authentication.sealed".to_owned(), sealed));
+    Ok(())
+}
+
 /// What the form says, with its secrets sealed.
-fn proposed(state: &AppState, draft: &Draft) -> Result<Settings, Vec<FormError>> {
-    let mut proposed = draft.settings()?;
-    settings::seal_secrets(state, &mut proposed).map_err(|_| {
+fn proposed(state: &AppState, filled: &Filled) -> Result<Settings, Vec<FormError>> {
+    let mut proposed = filled.draft.settings()?;
+    settings::seal_secrets(state, Some(&filled.base.settings), &mut proposed).map_err(|_| {
         let message = "needs the secret half of the access key".to_owned();
         vec![FormError { name: "ec2.authentication".to_owned(), message }]
     })?;

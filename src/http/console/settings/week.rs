@@ -33,7 +33,7 @@ struct Pool {
 pub(super) fn picture(preallocated: &Preallocated, now: DateTime<Utc>) -> String {
     let pools: Vec<Pool> = preview(preallocated, now, WEEK)
         .into_iter()
-        .filter(|pool| pool.vm_minutes() > 0)
+        .filter(|pool| pool.vm_minutes(WEEK) > 0)
         .map(|preview| Pool {
             path: path(&preview, now),
             most: preview.steps.iter().map(|step| step.count).max().unwrap_or(0),
