@@ -17,7 +17,7 @@ pub struct Ec2Settings {
     /// Subnets that VMs are launched into, the preferred ones first; each lies in one zone, and more zones have more capacity.
     #[garde(length(max = 16), inner(custom(is_id("subnet-"))))]
     pub subnets: Vec<String>,
-    /// Security group of all VMs: lets the service in on 22 and 2376.
+    /// Security group of all VMs: lets the service in on the SSH port and 2376.
     #[garde(inner(custom(is_id("sg-"))))]
     pub security_group: Option<String>,
     /// Type of VMs whose class names none.
@@ -26,6 +26,9 @@ pub struct Ec2Settings {
     /// Own images by region, for classes that name none; without one: the default image of the region.
     #[garde(custom(are_images))]
     pub images: BTreeMap<String, String>,
+    /// Where the SSH server of the images listens.
+    #[garde(range(min = 1))]
+    pub ssh_port: u16,
     /// VMs are reached at their public address.
     #[garde(skip)]
     pub public_ip: bool,
@@ -64,6 +67,7 @@ impl Default for Ec2Settings {
             security_group: None,
             instance_type: "m5.large".to_owned(),
             images: BTreeMap::new(),
+            ssh_port: 22,
             public_ip: false,
             instance_profile: None,
             authentication: Authentication::default(),

@@ -18,6 +18,7 @@ pub mod image;
 pub mod image_manifest;
 pub mod lifecycle;
 pub mod lineage;
+pub mod network;
 pub mod outbound;
 mod pattern;
 pub mod plan;

@@ -6,6 +6,7 @@
 
 use super::certificates::{is_pem, one_a_text};
 use super::ec2::Ec2Settings;
+use super::network::is_network;
 use super::preallocated::Preallocated;
 use super::resource_class::{ResourceClass, default_classes};
 use super::task::{Executor, no_control_characters};
@@ -101,11 +102,14 @@ pub struct OnHostSettings {
     /// A VM goes on from a snapshot of one that has booted, made beside the first VM of its class; else each VM boots.
     #[garde(skip)]
     pub snapshots: bool,
+    /// Network of addresses of this host; each VM has one. The default is loopback's: only this host reaches them.
+    #[garde(custom(is_network))]
+    pub addresses: String,
 }
 
 impl Default for OnHostSettings {
     fn default() -> Self {
-        Self { network: VmNetwork::default(), snapshots: true }
+        Self { network: VmNetwork::default(), snapshots: true, addresses: "127.64.0.0/10".to_owned() }
     }
 }
 

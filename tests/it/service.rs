@@ -192,7 +192,7 @@ fn spawn(data: &Path, port: u16, environment: &[(String, String)]) -> Child {
     let log = File::options().create(true).append(true).open(log_file(data)).unwrap();
     // Each test boots the VMs that it asks for, and none beside them.
     let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
-    settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots: false };
+    settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots: false, ..OnHostSettings::default() };
     Command::new(BINARY)
         .args(["up", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)

@@ -95,7 +95,7 @@ pub(super) const GROUPS: &[Group] = &[
                 "EC2 Security Group ID",
                 Control::OptionalText,
                 "",
-                "Assigned to all VMs, in the region above; it lets this service in on the ports 22 and 2376. Required.",
+                "Assigned to all VMs, in the region above; it lets this service in on the SSH port and on 2376. Required.",
             ),
             field(
                 "ec2.images",
@@ -126,6 +126,7 @@ pub(super) const GROUPS: &[Group] = &[
                 "",
                 "By default, private IP of VM is used for communication.",
             ),
+            field("ec2.ssh_port", "SSH port of the VMs", Control::Number, "", "Where the SSH server of the images listens."),
             field(
                 "ec2.volume_type",
                 "Type of cache volumes",
@@ -148,6 +149,13 @@ pub(super) const GROUPS: &[Group] = &[
         intro: "Used while the VM provider is On-Host.",
         fields: &[
             field("on_host.network", "Network of the VMs", Control::Choice(NETWORKS), "", "What jobs can reach."),
+            field(
+                "on_host.addresses",
+                "Bind addresses of the VMs",
+                Control::Text,
+                "",
+                "A network of addresses of this host, one for each VM. Loopback's by default: only this host reaches its VMs. For others: a network that is routed to this host, which answers on all of it (ip route add local 10.9.0.0/24 dev lo).",
+            ),
             field(
                 "on_host.snapshots",
                 "Start from snapshots",

@@ -138,9 +138,12 @@ impl Ec2 {
             origin: Origin::OnDemand,
             created_at: launched_at,
         };
-        let public = self.connection().settings.public_ip;
+        let (public, ssh_port) = {
+            let settings = &self.connection().settings;
+            (settings.public_ip, settings.ssh_port)
+        };
         let ip = if public { instance.public_ip_address() } else { instance.private_ip_address() };
-        let address = |ip: IpAddr| Address { ip, ssh_port: 22, docker_port: 2376 };
+        let address = |ip: IpAddr| Address { ip, ssh_port, docker_port: 2376 };
         Machine {
             provider_id: instance.instance_id().unwrap_or_default().to_owned(),
             tags: tags::read(instance.tags()).unwrap_or_else(lost),

@@ -4,6 +4,7 @@
 //! program). After its end a machine's address comes round last, so that a late client does not meet the next machine.
 //! Reads: the folders' addresses. Writes: nothing. Calls: `bind`. Runs: under the folder lock (`folder`).
 
+use crate::domain::network;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -19,10 +20,25 @@ pub struct Pool {
     pub count: u32,
 }
 
-impl Default for Pool {
-    /// `127.64.0.1` to `127.127.255.254`: loopback that nobody uses, half of it out of the way of `127.0.0.x`.
-    fn default() -> Self {
-        Self { first: Ipv4Addr::new(127, 64, 0, 1), count: 0x3f_fffe }
+/// Where machines answer: on which addresses, and on which ports of them or why on none.
+#[derive(Clone, Debug)]
+pub(super) struct Doors {
+    pub(super) pool: Pool,
+    pub(super) ports: Result<Ports, String>,
+}
+
+impl Doors {
+    /// Where VMs answer, or why nowhere, for logs and checks.
+    pub(super) fn explain(&self) -> String {
+        match &self.ports {
+            Ok(ports) => format!("{}, on {} addresses from {} on", ports.explain(), self.pool.count, self.pool.first),
+            Err(why) => why.clone(),
+        }
+    }
+
+    /// Those of the addresses, where `taken` are taken.
+    pub(super) fn find(pool: Pool, taken: &HashSet<Ipv4Addr>) -> Self {
+        Self { pool, ports: Ports::find(&pool, taken) }
     }
 }
 
@@ -38,6 +54,11 @@ const SSH_PORTS: [Port; 3] = [22, 2222, 22022];
 const DOCKER_PORTS: [Port; 2] = [2376, 23760];
 
 impl Pool {
+    /// The addresses of a network as the settings have it; valid ones name one.
+    pub fn of(network: &str) -> Option<Self> {
+        network::addresses(network).map(|(first, count)| Self { first, count })
+    }
+
     /// The first free address behind `last`, going round once.
     pub(super) fn next_free(
         &self,
@@ -67,7 +88,7 @@ impl Ports {
     pub(super) fn find(pool: &Pool, taken: &HashSet<Ipv4Addr>) -> Result<Self, String> {
         let Some(ip) = pool.next_free(None, taken, |_| true) else {
             return Err(format!(
-                "The {} addresses from {} on are all taken; give the on-host provider more.",
+                "The {} addresses from {} on are all taken: give the VMs a larger network, with the setting on_host.addresses.",
                 pool.count, pool.first
             ));
         };
@@ -75,13 +96,14 @@ impl Ports {
         match (pick(&SSH_PORTS), pick(&DOCKER_PORTS)) {
             (Some(ssh), Some(docker)) => Ok(Self { ssh, docker }),
             _ => Err(format!(
-                "None of the ports {SSH_PORTS:?} or none of {DOCKER_PORTS:?} can be bound on {ip}; is it an address of this host?"
+                "None of the ports {SSH_PORTS:?} or none of {DOCKER_PORTS:?} can be bound on {ip}: is it an address of this host? The setting \
+                 on_host.addresses says which the VMs have."
             )),
         }
     }
 
     /// Why the standard SSH port is not used, for logs and checks.
-    pub(super) fn explain(self) -> String {
+    fn explain(self) -> String {
         if self.ssh == SSH_PORTS[0] {
             return format!("VMs answer on the ports {} and {}", self.ssh, self.docker);
         }

@@ -2,6 +2,7 @@
 //!
 //! Calls: `qemu-system-x86_64 --version`, `qemu-img --version`, `passt --version`; the KVM probe when its answer is not known yet.
 
+use super::address::Doors;
 use super::image::Image;
 use super::process::run;
 use super::{OnHost, host, kvm, launch, passt, qemu};
@@ -19,8 +20,13 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PROBE_WITHIN: Duration = Duration::from_secs(40);
 const GET_QEMU: &str = "install QEMU 7.2 or newer: apt-get install qemu-system-x86 qemu-utils";
 
-/// `network`: what the VMs are to reach.
-pub(super) async fn check(on_host: &OnHost, network: VmNetwork, registered: &[Registered]) -> Vec<Finding> {
+/// `network`: what the VMs are to reach; `doors`: where they are to answer.
+pub(super) async fn check(
+    on_host: &OnHost,
+    network: VmNetwork,
+    doors: anyhow::Result<Doors>,
+    registered: &[Registered],
+) -> Vec<Finding> {
     let (emulator, images) = tokio::join!(program(qemu::PROGRAM), program("qemu-img"));
     let image = image(on_host, registered);
     let processors = processors(on_host, image.as_ref().ok()).await;
@@ -28,7 +34,7 @@ pub(super) async fn check(on_host: &OnHost, network: VmNetwork, registered: &[Re
         Ok(image) => Finding::new(true, "VM image", format!("{} ({})", image.disk.display(), image.manifest.hash)),
         Err(detail) => Finding::new(false, "VM image", detail),
     };
-    vec![emulator, images, image, reach(network).await, folder(on_host), ports(on_host), processors]
+    vec![emulator, images, image, reach(network).await, folder(on_host), ports(doors), processors]
 }
 
 async fn program(name: &str) -> Finding {
@@ -87,8 +93,12 @@ fn folder(on_host: &OnHost) -> Finding {
     }
 }
 
-fn ports(on_host: &OnHost) -> Finding {
-    Finding::new(true, "ports of the VMs", on_host.ports.explain())
+fn ports(doors: anyhow::Result<Doors>) -> Finding {
+    const WHAT: &str = "addresses of the VMs";
+    match doors {
+        Ok(doors) => Finding::new(doors.ports.is_ok(), WHAT, doors.explain()),
+        Err(error) => Finding::new(false, WHAT, format!("{error:#}")),
+    }
 }
 
 async fn processors(on_host: &OnHost, image: Option<&Image>) -> Finding {

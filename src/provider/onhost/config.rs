@@ -5,6 +5,7 @@
 use super::address::Pool;
 use crate::domain::ids::InstallationId;
 use crate::domain::settings::VmNetwork;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// How the VMs' processors are made.
@@ -32,7 +33,7 @@ pub struct OnHostConfig {
     pub host: String,
     /// How the VMs' processors are made.
     pub accelerator: AcceleratorChoice,
-    /// Addresses of the VMs, on this host.
+    /// Addresses of the VMs, on this host; see [`super::Provider::configure`].
     pub addresses: Pool,
     /// What new VMs can reach; see [`super::Provider::configure`].
     pub network: VmNetwork,
@@ -51,7 +52,7 @@ impl OnHostConfig {
             images,
             host,
             accelerator: AcceleratorChoice::Auto,
-            addresses: Pool::default(),
+            addresses: Pool { first: Ipv4Addr::new(127, 64, 0, 1), count: 0x3f_fffe },
             network: VmNetwork::Open,
             snapshots: false,
             keeper,

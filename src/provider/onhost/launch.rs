@@ -37,7 +37,9 @@ pub(super) async fn launch(on_host: &OnHost, spec: &LaunchSpec) -> Result<Vec<Ma
         ));
     }
     let id = provider_id(&spec.client_token)?;
-    let (folders, tags, pool, ports) = (on_host.folders.clone(), spec.tags.clone(), on_host.config.addresses, on_host.ports);
+    let doors = on_host.doors().map_err(|error| ProviderError::transient("looking for addresses", error))?;
+    let ports = doors.ports.map_err(ProviderError::Invalid)?;
+    let (folders, tags, pool) = (on_host.folders.clone(), spec.tags.clone(), doors.pool);
     let placed = {
         let id = id.clone();
         blocking(move || folders.ensure(&id, &tags, &pool, ports)).await

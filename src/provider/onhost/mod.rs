@@ -19,6 +19,8 @@
 mod address;
 mod check;
 mod config;
+#[cfg(test)]
+mod doors_tests;
 mod end;
 mod folder;
 mod host;
@@ -48,14 +50,14 @@ use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{Budget, ProviderChoice, Settings, VmNetwork};
-use address::Ports;
+use address::Doors;
 use anyhow::Context;
 use async_trait::async_trait;
 use folder::Folders;
 use image::Image;
 use snapshot::{Snapshots, restore};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -67,7 +69,7 @@ pub struct OnHost {
     config: OnHostConfig,
     folders: Folders,
     store: Store,
-    ports: Ports,
+    doors: RwLock<Doors>,
     snapshots: Snapshots,
     closed: AtomicBool,
     /// New machines go on from snapshots.
@@ -82,23 +84,24 @@ impl OnHost {
     /// Opens the data folder, finds the ports and, when there is an image, the accelerator (up to 15 s the first time).
     ///
     /// # Errors
-    /// One sentence for the operator: the folder cannot be made, or the machines' addresses cannot be bound. A missing QEMU, image or
-    /// passt is no error here: `check` and `launch` say it.
+    /// One sentence for the operator: the folder cannot be made. A missing QEMU, image or passt, and addresses that cannot be bound, are no
+    /// errors here: `check` and `launch` say it.
     pub async fn open(config: OnHostConfig) -> anyhow::Result<Self> {
-        let (folders, store, snapshots, ports) = {
+        let (folders, store, snapshots, doors) = {
             let (data, pool) = (config.data.clone(), config.addresses);
             blocking(move || {
                 let folders = Folders::open(&data)?;
                 let store = Store::open(&data, &folders)?;
-                let ports = Ports::find(&pool, &folders.taken()?).map_err(anyhow::Error::msg)?;
-                Ok((folders, store, Snapshots::open(&data)?, ports))
+                let doors = Doors::find(pool, &folders.taken()?);
+                Ok((folders, store, Snapshots::open(&data)?, doors))
             })
             .await?
         };
-        tracing::info!(ports = ports.explain(), "on-host provider");
+        tracing::info!(ports = doors.explain(), "on-host provider");
         let closed = AtomicBool::new(config.network == VmNetwork::Closed);
         let restores = AtomicBool::new(config.snapshots);
-        let on_host = Self { config, folders, store, ports, snapshots, closed, restores, accelerator: Arc::default() };
+        let on_host =
+            Self { config, folders, store, doors: RwLock::new(doors), snapshots, closed, restores, accelerator: Arc::default() };
         if let Ok(image) = on_host.open_image(None) {
             on_host.accelerator(&image, PROBE_PATIENCE).await?;
         }
@@ -107,6 +110,18 @@ impl OnHost {
 
     fn network(&self) -> VmNetwork {
         if self.closed.load(Ordering::Relaxed) { VmNetwork::Closed } else { VmNetwork::Open }
+    }
+
+    /// Where new machines answer; what did not work is looked at once more.
+    fn doors(&self) -> anyhow::Result<Doors> {
+        let known = self.doors.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.ports.is_ok() { Ok(known) } else { self.find_doors(known.pool) }
+    }
+
+    fn find_doors(&self, pool: Pool) -> anyhow::Result<Doors> {
+        let found = Doors::find(pool, &self.folders.taken()?);
+        *self.doors.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
+        Ok(found)
     }
 
     fn restores(&self) -> bool {
@@ -193,6 +208,13 @@ impl Provider for OnHost {
     fn configure(&self, settings: &Settings, _secret: Option<&Secret>) {
         self.closed.store(settings.on_host.network == VmNetwork::Closed, Ordering::Relaxed);
         self.restores.store(settings.on_host.snapshots, Ordering::Relaxed);
+        let known = self.doors.read().unwrap_or_else(PoisonError::into_inner).pool;
+        if let Some(pool) = Pool::of(&settings.on_host.addresses).filter(|pool| *pool != known) {
+            match self.find_doors(pool) {
+                Ok(doors) => tracing::info!(ports = doors.explain(), "new machines have other addresses"),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "the addresses of new machines cannot be changed yet"),
+            }
+        }
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Vec<Machine>, ProviderError> {
@@ -252,11 +274,15 @@ impl Provider for OnHost {
     }
 
     async fn check(&self, registered: &[Registered]) -> Vec<Finding> {
-        check::check(self, self.network(), registered).await
+        check::check(self, self.network(), self.doors(), registered).await
     }
 
     async fn preflight(&self, settings: &Settings, registered: &[Registered]) -> Vec<Finding> {
-        let mut findings = check::check(self, settings.on_host.network, registered).await;
+        let doors = match Pool::of(&settings.on_host.addresses) {
+            Some(pool) => self.folders.taken().map(|taken| Doors::find(pool, &taken)),
+            None => self.doors(),
+        };
+        let mut findings = check::check(self, settings.on_host.network, doors, registered).await;
         findings.push(check::probe_boot(self, registered).await);
         findings
     }

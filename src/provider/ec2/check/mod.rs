@@ -42,7 +42,7 @@ pub(super) async fn check(ec2: &Ec2, registered: &[Registered]) -> Vec<Finding> 
     findings.push(match &settings.security_group {
         None => finding(false, network::GROUP, "none is set: set ec2.security_group in the settings"),
         Some(id) => match ec2.read_security_group(id).await {
-            Ok(group) => network::judge_group(id, group.as_ref(), &subnets),
+            Ok(group) => network::judge_group(id, group.as_ref(), &subnets, settings.ssh_port),
             Err(refusal) => refused(network::GROUP, "", &refusal),
         },
     });

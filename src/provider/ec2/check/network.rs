@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 pub(super) const SUBNETS: &str = "subnets";
 pub(super) const GROUP: &str = "security group";
-/// SSH, and the Docker engine over TLS.
-const PORTS: [i32; 2] = [22, 2376];
+/// The Docker engine over TLS.
+const DOCKER: i32 = 2376;
 
 /// `found` is what EC2 knows of those that are `wanted`.
 pub(super) fn judge_subnets(wanted: &[String], found: &[Subnet]) -> Finding {
@@ -37,7 +37,7 @@ pub(super) fn judge_subnets(wanted: &[String], found: &[Subnet]) -> Finding {
 }
 
 /// `group` is what EC2 knows of it.
-pub(super) fn judge_group(id: &str, group: Option<&SecurityGroup>, subnets: &[Subnet]) -> Finding {
+pub(super) fn judge_group(id: &str, group: Option<&SecurityGroup>, subnets: &[Subnet], ssh_port: u16) -> Finding {
     let Some(group) = group else {
         let detail = format!("there is no {id} in this account and region: set another as ec2.security_group in the settings");
         return finding(false, GROUP, detail);
@@ -48,7 +48,7 @@ pub(super) fn judge_group(id: &str, group: Option<&SecurityGroup>, subnets: &[Su
     if !others.is_empty() {
         wrong.push(format!("{id} lies in {vpc} and subnets lie in {}: set a security group of their VPC", list(others)));
     }
-    for port in PORTS {
+    for port in [i32::from(ssh_port), DOCKER] {
         let from: BTreeSet<String> = group.ip_permissions().iter().filter(|rule| lets_in(rule, port)).flat_map(sources).collect();
         if from.is_empty() {
             wrong.push(format!(
@@ -138,16 +138,18 @@ mod tests {
         let subnets = [subnet("subnet-1", "vpc-1", 9)];
         let ssh = || rule("tcp", 20, 25).ip_ranges(anywhere.clone()).build();
         let rules = vec![ssh(), rule("tcp", 2376, 2376).user_id_group_pairs(callers.clone()).build()];
-        let good = judge_group("sg-1", Some(&group(rules)), &subnets);
+        let good = judge_group("sg-1", Some(&group(rules)), &subnets, 22);
         assert_eq!((good.ok, good.detail.as_str()), (true, "sg-1; TCP 22 from 0.0.0.0/0; TCP 2376 from sg-callers"));
         let all = IpPermission::builder().ip_protocol("-1").user_id_group_pairs(callers).build();
-        assert!(judge_group("sg-1", Some(&group(vec![all])), &subnets).ok);
+        assert!(judge_group("sg-1", Some(&group(vec![all])), &subnets, 22).ok);
         let nobody = rule("tcp", 2376, 2376).build();
         let udp = rule("udp", 2376, 2376).ip_ranges(anywhere.clone()).build();
-        let bad = judge_group("sg-1", Some(&group(vec![ssh(), nobody, udp])), &subnets);
+        let bad = judge_group("sg-1", Some(&group(vec![ssh(), nobody, udp])), &subnets, 22);
         assert!(!bad.ok && bad.detail.contains("nobody in on TCP 2376") && !bad.detail.contains("TCP 22:"), "{bad:?}");
-        let elsewhere = judge_group("sg-1", Some(&group(vec![ssh()])), &[subnet("subnet-1", "vpc-2", 9)]);
+        let elsewhere = judge_group("sg-1", Some(&group(vec![ssh()])), &[subnet("subnet-1", "vpc-2", 9)], 22);
         assert!(!elsewhere.ok && elsewhere.detail.contains("sg-1 lies in vpc-1 and subnets lie in vpc-2"), "{elsewhere:?}");
-        assert!(!judge_group("sg-1", None, &subnets).ok);
+        let other = judge_group("sg-1", Some(&group(vec![ssh()])), &subnets, 2222);
+        assert!(other.detail.contains("TCP 2222:") && other.detail.contains("TCP 2376:"), "{other:?}");
+        assert!(!judge_group("sg-1", None, &subnets, 22).ok);
     }
 }
