@@ -82,13 +82,18 @@ async fn without_a_session_every_page_leads_to_the_sign_in(pool: PgPool) {
         api.send(request.body(Body::empty()).unwrap()).await
     };
     assert_eq!(ask("GET", "/", "").await.header("location"), "/console");
-    for page in PAGES.into_iter().chain(["/console/tasks/x?a=b", "/console/live?of=/console"]) {
+    for page in PAGES.into_iter().chain(["/console/tasks/x?a=b"]) {
         for cookie in ["", "vm-service=", "vm-service=guess", "theme=dark"] {
             let reply = ask("GET", page, cookie).await;
             assert_eq!(reply.status, 303, "{page}: {reply:?}");
             let next = reqwest::Url::parse(&format!("http://x{}", reply.header("location"))).unwrap();
             assert_eq!(next.query_pairs().next().unwrap(), ("next".into(), page.into()));
         }
+    }
+    for cookie in ["", "vm-service=guess"] {
+        let live = ask("GET", "/console/live?of=/console", cookie).await;
+        assert_eq!((live.status, live.header("content-type")), (200, "text/event-stream"), "its reader follows no redirection");
+        assert!(live.text.starts_with("event: gone\n") && !live.text.contains("event: part"), "{live:?}");
     }
     let reply = ask("POST", "/console/vms/x/terminate", "vm-service=guess").await;
     assert_eq!((reply.status, reply.header("location")), (303, "/console/sign-in?next=%2Fconsole%2Fvms%2Fx"));

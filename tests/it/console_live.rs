@@ -37,16 +37,27 @@ impl Stream {
 
     /// Follows a page that was loaded before.
     async fn from(browser: &Browser<'_>, text: &str) -> Self {
-        let path = live(text);
+        Self::again(browser, &live(text), "").await
+    }
+
+    /// Opens the stream at an address; `last`: the id of the last event that came from there, or nothing.
+    async fn again(browser: &Browser<'_>, path: &str, last: &str) -> Self {
         let listener = bind(&HttpConfig::new(([127, 0, 0, 1], 0).into())).await.unwrap();
         let mut socket = TcpStream::connect(listener.address).await.unwrap();
         let serving = tokio::spawn(serve(listener, browser.api.state.clone()));
-        let ask = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ncookie: {}\r\naccept-encoding: gzip\r\n\r\n", browser.cookie);
+        let last = if last.is_empty() { String::new() } else { format!("last-event-id: {last}\r\n") };
+        let ask =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ncookie: {}\r\naccept-encoding: gzip\r\n{last}\r\n", browser.cookie);
         socket.write_all(ask.as_bytes()).await.unwrap();
         let mut stream = Self { socket, read: String::new(), _serving: serving };
         assert!(stream.until("\r\n\r\n", SOON).await, "{}", stream.read);
         assert!(stream.read.contains("text/event-stream") && !stream.read.contains("content-encoding"), "{}", stream.read);
         stream
+    }
+
+    /// The id of the last event.
+    fn last(&self) -> &str {
+        self.read.rsplit_once("id: ").unwrap().1.lines().next().unwrap()
     }
 
     /// Whether the text comes within the time.
@@ -120,6 +131,43 @@ async fn no_page_goes_back_to_what_others_were_sent_before(pool: PgPool) {
     // Who comes back with an old page is sent the new one at once, not when the next change comes.
     let mut back = Stream::from(&operator, &before).await;
     assert!(back.until("data-state=\"draining\"", Duration::from_secs(3)).await, "{}", back.read);
+    api.state.stop.cancel();
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_went_and_came_back_while_nobody_followed_is_sent(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    let page = live(&viewer.get("/console/tasks?state=queued").await.text);
+    api.put(CI, &task_path(1), &machine()).await;
+    let mut first = Stream::again(&viewer, &page, "").await;
+    assert!(first.until("/console/tasks/00000000", SOON).await, "{}", first.read);
+    let shown = first.last().to_owned();
+    drop(first);
+    let mut same = Stream::again(&viewer, &page, &shown).await;
+    assert!(!same.until("event: part", Duration::from_millis(1500)).await, "it shows that already: {}", same.read);
+    drop(same);
+    // The address still names what the page was loaded with, and that is what there is again.
+    api.call(CI, "DELETE", &task_path(1)).await;
+    let mut back = Stream::again(&viewer, &page, &shown).await;
+    assert!(back.until("There are no such tasks.", SOON).await, "{}", back.read);
+    assert_ne!(back.last(), shown);
+    api.state.stop.cancel();
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn who_looks_at_what_is_not_there_any_more_is_told(pool: PgPool) {
+    let api = Api::new(pool.clone()).await;
+    let viewer = Browser::new(&api, VIEWER).await;
+    let page = format!("/console/vms/{}", api.available_vm(Executor::Machine).await);
+    let text = viewer.get(&page).await.text;
+    let mut stream = Stream::from(&viewer, &text).await;
+    sqlx::query("delete from vms.vms").execute(&pool).await.unwrap();
+    assert!(stream.until("event: gone", SOON).await, "{}", stream.read);
+    assert!(!stream.read.contains("event: part"), "{}", stream.read);
+    let mut late = Stream::from(&viewer, &text).await;
+    assert!(late.until("event: gone", SOON).await, "{}", late.read);
+    assert_eq!(viewer.get(&page).await.status, 404);
     api.state.stop.cancel();
 }
 

@@ -2,15 +2,13 @@
 //! has. What it costs to follow them is in `console_cost`.
 
 use crate::api_support::{Api, OPERATOR, start};
-use crate::console_support::{Browser, request};
+use crate::console_support::{Browser, pages_beside, request};
 use crate::many_rows;
 use crate::support::Bench;
 use axum::body::{Body, to_bytes};
-use regex_lite::Regex;
 use serde_json::json;
 use sqlx::PgPool;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tower::ServiceExt as _;
@@ -116,41 +114,10 @@ const PAGES: [(&str, &str); 24] = [
     ("settings_version", "/console/settings/history/60"),
     ("sign_in", "/console/sign-in"),
 ];
-/// Answered at `GET`, and no pages: ways to other pages, and files that a browser keeps. (The stream of the live parts, which
-/// `console_cost` measures, stands in the router by its constant's name.)
-const NO_PAGES: [&str; 3] = ["/console/", "/console/assets/{hash}/{file}", "/console/{*rest}"];
-
-/// The text of every file below the folder.
-fn sources(folder: &Path) -> String {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| match path.extension() {
-            _ if path.is_dir() => sources(&path),
-            Some(kind) if kind == "rs" => std::fs::read_to_string(path).unwrap(),
-            _ => String::new(),
-        })
-        .collect()
-}
 
 #[test]
 fn every_page_of_the_router_is_measured() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/console");
-    let route = Regex::new(r#"\.route\(\s*"([^"]+)",\s*get\("#).unwrap();
-    let text = sources(&folder);
-    let mut routes: BTreeSet<&str> = route.captures_iter(&text).map(|found| found.get(1).unwrap().as_str()).collect();
-    assert!(routes.remove("/"), "the way to the first page");
-    for none in NO_PAGES {
-        assert!(routes.remove(none), "{none} is no route any more");
-    }
-    let measured = |route: &&str| {
-        PAGES.iter().any(|(_, path)| {
-            let parts: Vec<&str> = path.split('?').next().unwrap().split('/').collect();
-            let route: Vec<&str> = route.split('/').collect();
-            route.len() == parts.len() && route.iter().zip(&parts).all(|(route, part)| route == part || route.starts_with('{'))
-        })
-    };
-    routes.retain(|route| !measured(route));
-    assert_eq!(routes, BTreeSet::new(), "give each a line in PAGES");
+    assert_eq!(pages_beside(&PAGES.map(|(_, path)| path)), BTreeSet::new(), "give each a line in PAGES");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

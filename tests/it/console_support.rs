@@ -1,9 +1,16 @@
-//! A browser for tests of the console: keeps its cookie, says where its requests come from, reads what a page holds.
+//! A browser for tests of the console: keeps its cookie, says where its requests come from, reads what a page holds. And which pages there are.
 
 use crate::api_support::{Api, Reply};
 use axum::body::Body;
 use axum::http::Request;
 use axum::http::request::Builder;
+use regex_lite::Regex;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Answered at `GET`, and no pages: ways to other pages, and files that a browser keeps. (The stream of the live parts, which
+/// `console_cost` measures, stands in the router by its constant's name.)
+const NO_PAGES: [&str; 3] = ["/console/", "/console/assets/{hash}/{file}", "/console/{*rest}"];
 
 /// Signed in, or not.
 pub(crate) struct Browser<'a> {
@@ -58,4 +65,36 @@ impl<'a> Browser<'a> {
         let (builder, body) = form(path, &all);
         self.api.send(builder.header("cookie", &self.cookie).body(body).unwrap()).await
     }
+}
+
+/// The text of every file below the folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.extension() {
+            _ if path.is_dir() => sources(&path),
+            Some(kind) if kind == "rs" => std::fs::read_to_string(path).unwrap(),
+            _ => String::new(),
+        })
+        .collect()
+}
+
+/// The pages that the router has beside these.
+pub(crate) fn pages_beside(known: &[&str]) -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/console");
+    let route = Regex::new(r#"\.route\(\s*"([^"]+)",\s*get\("#).unwrap();
+    let mut routes: BTreeSet<String> = route.captures_iter(&sources(&folder)).map(|found| found[1].to_owned()).collect();
+    assert!(routes.remove("/"), "the way to the first page");
+    for none in NO_PAGES {
+        assert!(routes.remove(none), "{none} is no route any more");
+    }
+    let is_known = |route: &String| {
+        known.iter().any(|path| {
+            let parts: Vec<&str> = path.split('?').next().unwrap().split('/').collect();
+            let route: Vec<&str> = route.split('/').collect();
+            route.len() == parts.len() && route.iter().zip(&parts).all(|(route, part)| route == part || route.starts_with('{'))
+        })
+    };
+    routes.retain(|route| !is_known(route));
+    routes
 }

@@ -5,13 +5,16 @@
 //! a second and a hundred times as long as it took, up to [`REST_MOST`]: as long as it takes less than a tenth of a second it costs at most
 //! one percent of a core, however much happens. Nobody looks, and it is over.
 //!
-//! No page goes back: a follower is sent only what was looked at after he came. A look that fails ends, and its streams with it: the
-//! browser says so and comes back.
+//! No page goes back: a follower is sent only what was looked at after he came, and says what his page shows by its mark. The mark is the
+//! id of the event that brought it; a page that was sent nothing yet names in its address the mark that it was loaded with.
+//!
+//! A look that fails ends, and its streams with it: the browser says so and comes back. Who is signed in no more, or looks at what is not
+//! there any more, is sent `gone`: his browser loads the page again, which tells him why.
 //!
 //! Reads: what the pages read; `db` (sessions, wake-ups). Runs: a look while somebody follows it; a stream until its reader leaves, its
 //! session or its time is over, or the service stops.
 
-use super::session::Session;
+use super::session::{Away, Session};
 use super::{asked, events, images, overview, tasks, vms, volumes};
 use crate::http::guard::InFlight;
 use crate::http::problem::Problem;
@@ -20,7 +23,7 @@ use crate::http::streams::Open;
 use crate::seal::fingerprint;
 use axum::Extension;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -43,13 +46,18 @@ const REST_MOST: Duration = Duration::from_secs(10);
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks whether the session is still good.
 const STILL_SIGNED_IN: Duration = Duration::from_secs(10);
+/// The event after which a page is loaded again.
+const GONE: &str = "gone";
+/// What a browser sends when it opens a stream again by itself: the id of the last event.
+const LAST_EVENT: &str = "last-event-id";
 /// Shorter than proxies wait for a silent answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The live part of a page, and its mark: the same mark, the same to see.
 #[derive(Clone)]
 struct Part {
-    html: Arc<str>,
+    /// None: there is no such thing any more.
+    html: Option<Arc<str>>,
     mark: String,
     /// When the look began that saw it.
     began: Instant,
@@ -69,6 +77,7 @@ pub(super) struct Hub(Mutex<HashMap<String, Weak<Shared>>>);
 #[derive(Deserialize)]
 pub(super) struct Asked {
     of: String,
+    /// The mark of what the page shows.
     #[serde(default)]
     seen: String,
 }
@@ -121,6 +130,19 @@ impl Look {
             Self::Events(asked) => events::live(state, asked).await,
         }
     }
+
+    /// Looks; none when that failed.
+    async fn part(&self, state: &AppState, key: &str) -> Option<Part> {
+        let began = Instant::now();
+        match timeout(LOOK_WITHIN, self.html(state)).await {
+            Ok(Ok(html)) => Some(Part { mark: mark(&html), html: Some(html.into()), began }),
+            Ok(Err(Problem::NotFound(_))) => Some(Part { mark: GONE.to_owned(), html: None, began }),
+            failed => {
+                tracing::warn!(page = key, ?failed, "a page cannot be followed: its look failed");
+                None
+            }
+        }
+    }
 }
 
 /// What tells two parts apart.
@@ -138,25 +160,44 @@ fn without_ages(html: &str) -> String {
     parts.by_ref().map(kept).collect()
 }
 
-/// `GET /console/live`: an event `part` with the part as it is now, whenever it changed; `gone` when the session is over.
+/// `GET /console/live`: an event `part` with the part as it is now, whenever it changed; `gone` when the session is over, or was before, and
+/// when there is no such thing any more.
 pub(super) async fn stream(
     State(state): State<AppState>,
-    session: Session,
+    session: Result<Session, Away>,
+    headers: HeaderMap,
     in_flight: Option<Extension<InFlight>>,
     crate::http::extract::Query(asked): crate::http::extract::Query<Asked>,
 ) -> Result<Response, Problem> {
+    let session = match session {
+        Ok(session) => session,
+        Err(Away::SignIn(_)) => return Ok(answer(futures::stream::once(std::future::ready(Ok(gone()))))),
+        Err(Away::Problem(problem)) => return Err(problem),
+    };
     let look = Look::of(&asked.of)?;
     let open = state.streams.open(&session.caller.principal)?;
     let since = Instant::now();
     let (end, ask_at) = (since + state.limits.stream, since + STILL_SIGNED_IN);
     let follow = follow(&state, asked.of, look);
-    let follower = Follower { state, session, follow, seen: asked.seen, since, ask_at, end, in_flight, _open: open };
+    // The newer of the two: an address stays as it was when its stream is opened again.
+    let last = headers.get(LAST_EVENT).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    let seen = last.map_or(asked.seen, str::to_owned);
+    let follower = Follower { state, session, follow, seen, since, ask_at, end, in_flight, _open: open };
     let events = futures::stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
         let (event, goes_on) = follower.next().await?;
-        Some((Ok::<_, Infallible>(event), goes_on.then_some(follower)))
+        Some((Ok(event), goes_on.then_some(follower)))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(answer(events))
+}
+
+fn answer(events: impl futures::Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// Sent last.
+fn gone() -> Event {
+    Event::default().event(GONE).data("load the page again")
 }
 
 struct Follower {
@@ -183,13 +224,14 @@ impl Follower {
             let fresh = part.filter(|part| part.began >= self.since && part.mark != self.seen);
             if fresh.is_some() || Instant::now() >= self.ask_at {
                 if !self.session.is_good(&self.state).await.ok()? {
-                    return Some((Event::default().event("gone").data("signed out"), false));
+                    return Some((gone(), false));
                 }
                 self.ask_at = Instant::now() + STILL_SIGNED_IN;
             }
-            if let Some(part) = fresh {
-                self.seen = part.mark;
-                return Some((Event::default().event("part").data(&*part.html), true));
+            if let Some(Part { html, mark, .. }) = fresh {
+                let Some(html) = html else { return Some((gone(), false)) };
+                self.seen.clone_from(&mark);
+                return Some((Event::default().event("part").id(mark).data(&*html), true));
             }
             let stop = self.state.stop.clone();
             tokio::select! {
@@ -222,9 +264,12 @@ async fn keep_looking(state: AppState, key: String, look: Look, shared: Arc<Shar
     while !is_over {
         wake.mark_unchanged();
         let began = Instant::now();
-        let seen = timeout(LOOK_WITHIN, look.html(&state)).await;
-        if let Ok(Ok(html)) = &seen {
-            shared.part.send_replace(Some(Part { html: html.as_str().into(), mark: mark(html), began }));
+        let part = look.part(&state, &key).await;
+        let is_there = part.as_ref().is_some_and(|part| part.html.is_some());
+        if part.is_some() {
+            shared.part.send_replace(part);
+        }
+        if is_there {
             let wanted = async {
                 sleep(rest(began.elapsed())).await;
                 tokio::select! {
@@ -239,12 +284,9 @@ async fn keep_looking(state: AppState, key: String, look: Look, shared: Arc<Shar
                 () = wanted => {}
             }
         }
-        if !matches!(seen, Ok(Ok(_))) {
-            tracing::warn!(page = key, ?seen, "a page cannot be followed: its look failed");
-        }
         // Under the lock nobody joins any more.
         let mut looks = state.console.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
-        is_over = !matches!(seen, Ok(Ok(_))) || state.stop.is_cancelled() || shared.part.receiver_count() == 0;
+        is_over = !is_there || state.stop.is_cancelled() || shared.part.receiver_count() == 0;
         if is_over {
             looks.remove(&key);
         }

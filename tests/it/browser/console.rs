@@ -1,5 +1,7 @@
-//! The console as people use it: every page in both themes and on a phone, and the work of an operator from the sign-in to VMs that come and
-//! go, on pages that are never loaded again.
+//! The console as people use it: the work of an operator from the sign-in to VMs that come and go, on pages that are never
+//! loaded again. And what hands do in it, for all who drive it.
+//!
+//! Not here: every page (`pages`), what the script does when nobody looks or when asked (`script`).
 
 use super::{APPEARS_WITHIN, Browser, with_browser};
 use crate::api_support::{CI, OPERATOR, VIEWER};
@@ -20,18 +22,18 @@ impl Browser {
         self.client.goto(&format!("{}{path}", service.url)).await.unwrap();
     }
 
-    async fn press(&self, css: &str) {
+    pub(super) async fn press(&self, css: &str) {
         self.until(css, &format!("document.querySelector({})", json!(css))).await;
         self.client.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
     }
 
-    async fn fill(&self, css: &str, text: &str) {
+    pub(super) async fn fill(&self, css: &str, text: &str) {
         let field = self.client.find(Locator::Css(css)).await.unwrap();
         field.clear().await.unwrap();
         field.send_keys(text).await.unwrap();
     }
 
-    async fn keys(&self, keys: impl IntoIterator<Item = char>) {
+    pub(super) async fn keys(&self, keys: impl IntoIterator<Item = char>) {
         let actions = keys.into_iter().fold(KeyActions::new("keys".to_owned()), |actions, key| {
             actions.then(KeyAction::Down { value: key }).then(KeyAction::Up { value: key })
         });
@@ -57,11 +59,11 @@ impl Browser {
     }
 
     /// From here on it would show if the page were loaded again.
-    async fn mark(&self) {
+    pub(super) async fn mark(&self) {
         self.evaluate("window.notLoadedAgain = true").await;
     }
 
-    async fn assert_not_loaded_again(&self) {
+    pub(super) async fn assert_not_loaded_again(&self) {
         assert_eq!(self.evaluate("window.notLoadedAgain").await, true, "the page was loaded again");
         assert_eq!(self.console_errors().await, Vec::<String>::new());
     }
@@ -103,54 +105,6 @@ pub(super) async fn task(service: &OverSim, wait: bool, more: &[(&str, Value)]) 
     let task = ask(service, CI, "POST", "/api/v1/tasks", Some(&body)).await;
     let wait = if wait { "?wait=30" } else { "" };
     ask(service, CI, "GET", &format!("/api/v1/tasks/{}{wait}", task["id"].as_str().unwrap()), None).await
-}
-
-#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
-async fn every_page_is_fit_for_everybody(pool: PgPool) {
-    let service = OverSim::start(&pool, |settings| settings.preallocated.remote_docker = 1).await;
-    let cached = task(&service, true, &[("docker_layer_caching", json!(true)), ("labels", json!({ "job": "4711" }))]).await;
-    assert_eq!(cached["state"], "ready", "{cached}");
-    let ended = task(&service, true, &[]).await;
-    ask(&service, CI, "DELETE", &format!("/api/v1/tasks/{}", ended["id"].as_str().unwrap()), None).await;
-    service.sim.set_boot_time(TimeDelta::hours(1));
-    let waits = task(&service, false, &[]).await;
-    let settings = json!({ "provider": "on_host", "preallocated": { "remote_docker": 1, "machine": 1 } });
-    ask(&service, COLLEAGUE, "PUT", "/api/v1/settings", Some(&settings)).await;
-    let volume = &ask(&service, OPERATOR, "GET", "/api/v1/volumes", None).await["items"][0];
-    let of = |task: &Value| format!("/console/tasks/{}", task["id"].as_str().unwrap());
-    let pages = [
-        ("overview", "/console".to_owned()),
-        ("tasks", "/console/tasks".to_owned()),
-        ("task-ready", of(&cached)),
-        ("task-waits", of(&waits)),
-        ("task-ended", of(&ended)),
-        ("vms", "/console/vms".to_owned()),
-        ("vm", format!("/console/vms/{}", cached["vm"]["id"].as_str().unwrap())),
-        ("volumes", "/console/volumes".to_owned()),
-        ("volume", format!("/console/volumes/{}", volume["id"].as_str().unwrap())),
-        ("images", "/console/images".to_owned()),
-        ("events", "/console/events".to_owned()),
-        ("settings", "/console/settings".to_owned()),
-        ("settings-json", "/console/settings/json".to_owned()),
-        ("settings-history", "/console/settings/history".to_owned()),
-        ("settings-version", "/console/settings/history/2".to_owned()),
-    ];
-    with_browser(async |browser| {
-        browser.open(&service, "/console").await;
-        browser.look("sign-in").await;
-        browser.sign_in(&service, OPERATOR).await;
-        let tabs = browser.evaluate("[...document.querySelectorAll('nav a')].map(link => link.pathname)").await;
-        let looked_at = |tab: &Value| pages.iter().any(|(_, path)| *tab == path.as_str());
-        assert!(tabs.as_array().unwrap().iter().all(looked_at), "{tabs}: a tab has no line in this test");
-        let mut wrong = Vec::new();
-        for (name, path) in &pages {
-            browser.open(&service, path).await;
-            wrong.extend(browser.found_at(name).await);
-        }
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    })
-    .await;
-    service.stop().await;
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

@@ -8,7 +8,9 @@
 mod console;
 mod harness;
 mod page;
+mod pages;
 mod pictures;
+mod script;
 
 use fantoccini::{Client, ClientBuilder};
 use futures::FutureExt as _;

@@ -13,6 +13,10 @@ const AXE: &str = "vm-service/axe-core-4.14.1/axe.min.js";
 const TAGS: [&str; 6] = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 /// A small phone, in CSS pixels.
 const PHONE: (u32, u32) = (360, 740);
+/// Text in a picture shrinks with it; nobody reads less, in CSS pixels.
+const SMALLEST: f64 = 10.0;
+const SMALLEST_OF_PICTURES: &str = "Math.min(99, ...[...document.querySelectorAll('svg text')]
+    .map(text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))";
 /// A picture is no longer than this, in pixels.
 const LONGEST: u64 = 4000;
 
@@ -65,6 +69,10 @@ impl Browser {
         let mut wrong: Vec<String> = self.barriers().await.into_iter().map(|sentence| format!("phone: {sentence}")).collect();
         if beside.as_i64() != Some(0) {
             wrong.push(format!("phone: {beside} pixels are beside a screen of {width}"));
+        }
+        let smallest = self.evaluate(SMALLEST_OF_PICTURES).await;
+        if smallest.as_f64().unwrap() < SMALLEST {
+            wrong.push(format!("phone: {smallest} pixels is the height of a text in a picture"));
         }
         self.picture(&format!("{name}-phone")).await;
         self.devtools("Emulation.clearDeviceMetricsOverride", json!({})).await;

@@ -56,8 +56,13 @@ function morph(from, to) {
   }
 }
 
+// Milliseconds until a stream that was refused is asked for again: each time twice as long.
+const AGAIN_FIRST = 5000, AGAIN_MOST = 120000;
+// Says what the page shows by its mark, `seen`: only something else is sent.
+const source = live && new URL(live.dataset.live, location.href);
 let stream = null;
 let again = 0;
+let wait = AGAIN_FIRST;
 
 function say(text) {
   if (!sign) return;
@@ -68,29 +73,40 @@ function say(text) {
 
 function follow() {
   if (!live || stream || document.hidden) return;
-  stream = new EventSource(live.dataset.live);
-  stream.addEventListener("open", () => say("live"));
+  clearTimeout(again);
+  stream = new EventSource(source);
+  stream.addEventListener("open", () => {
+    wait = AGAIN_FIRST;
+    say("live");
+  });
   stream.addEventListener("part", (event) => {
     const part = document.createElement("div");
     part.innerHTML = event.data;
     for (const { name, value } of live.attributes) part.setAttribute(name, value);
     morph(live, part);
+    source.searchParams.set("seen", event.lastEventId);
     count();
   });
-  stream.addEventListener("gone", () => location.reload());
+  // The page itself says why: nobody is signed in, or there is no such thing any more.
+  stream.addEventListener("gone", () => {
+    leave();
+    location.replace(source.searchParams.get("of"));
+  });
   stream.addEventListener("error", () => {
-    say("not live");
-    if (stream && stream.readyState === EventSource.CLOSED) {
+    if (stream?.readyState === EventSource.CLOSED) {
       leave();
-      clearTimeout(again);
-      again = setTimeout(follow, 5000);
+      again = setTimeout(follow, wait);
+      wait = Math.min(2 * wait, AGAIN_MOST);
     }
+    say("not live");
   });
 }
 
+// Without a stream nothing is said to be live.
 function leave() {
   if (stream) stream.close();
   stream = null;
+  if (sign) sign.hidden = true;
 }
 
 // A page that nobody sees costs nothing.

@@ -40,6 +40,13 @@ impl FieldView<'_> {
     fn is_chosen(&self, word: &str) -> bool {
         word == self.text
     }
+
+    /// What a control says with its name: what is wrong, then the help. An id holds letters, digits and hyphens only.
+    fn aria(&self) -> String {
+        let errors: String = (1..=self.errors.len()).map(|n| format!("{}-error-{n} ", self.id)).collect();
+        let invalid = if errors.is_empty() { "" } else { " aria-invalid=\"true\"" };
+        format!("aria-describedby=\"{errors}{}-help\"{invalid}", self.id)
+    }
 }
 
 /// A group as HTML.
@@ -121,5 +128,30 @@ impl Form<'_> {
             rows: (0..self.draft.rows(field.path)).map(row).collect(),
             errors: self.errors(field.path),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::catalogue::defaults;
+    use crate::domain::settings::Settings;
+
+    #[test]
+    fn what_is_wrong_with_a_field_is_said_with_its_name_whatever_its_control() {
+        let (draft, defaults) = (Draft::of(&Settings::default()), defaults());
+        for field in groups().iter().flat_map(|group| group.fields) {
+            let id = id(field.path);
+            let errors = [FormError { name: field.path.to_owned(), message: "is wrong".to_owned() }];
+            let wrong = Form { draft: &draft, errors: &errors, defaults: &defaults }.one(field, field.path, &defaults);
+            assert!(wrong.contains(&format!("<p class=\"problem\" id=\"{id}-error-1\">")), "{wrong}");
+            let is_told = match field.control {
+                Control::Rows(_) => wrong.contains(&format!("aria-describedby=\"{id}-error-1\"")),
+                _ => wrong.contains(&format!("aria-describedby=\"{id}-error-1 {id}-help\" aria-invalid=\"true\"")),
+            };
+            assert!(is_told, "{wrong}");
+            let right = Form { draft: &draft, errors: &[], defaults: &defaults }.one(field, field.path, &defaults);
+            assert!(!right.contains("aria-invalid") && !right.contains("-error-"), "{right}");
+        }
     }
 }
