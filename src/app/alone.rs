@@ -52,7 +52,7 @@ pub(super) fn gc_loops(world: &World, config: &Config) -> anyhow::Result<Vec<Arc
     let mut loops = loops::gc_loops(world);
     if let Some(place) = config.audit_place.clone() {
         let store = Store::open(place)?;
-        loops.push(Arc::new(loops::audit::Files { world: world.clone(), store, host: config.host.clone() }));
+        loops.push(Arc::new(loops::audit::Files::new(world.clone(), store, config.host.clone())));
     }
     Ok(loops)
 }

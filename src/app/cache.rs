@@ -6,6 +6,7 @@ use super::embedded::Embedded;
 use super::look::{InForce, NO_INSTALLATION, database, folder};
 use super::service::on_host_config;
 use super::service_user;
+use crate::admin;
 use crate::admin::cache::diff::{self, Compare, Generations, Named};
 use crate::admin::cache::image::{self, Wish};
 use crate::clock::{Clock as _, ServiceClock};
@@ -224,7 +225,10 @@ async fn keep(asked: &SeedArguments, data: &Path, config: &Config, in_force: &In
     };
     let mut notes = std::io::stderr().lock();
     match database(data, Some(config)) {
-        Ok(db) => db.insert_seeded(&seeded, ServiceClock::new().now()).await.context("keeping the good state")?,
+        Ok(db) => {
+            let kept = db.insert_seeded(&seeded, ServiceClock::new().now());
+            admin::local_user().run(kept).await.context("keeping the good state")?;
+        }
         Err(_) => {
             writeln!(notes, "No database is configured here: the service takes it in by its tags, and checks it at its first use.")?
         }

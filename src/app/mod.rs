@@ -10,6 +10,7 @@ mod look;
 mod manual;
 mod service;
 mod service_user;
+mod tokens;
 mod up;
 
 use crate::config::{Config, ConfigError, Sources};
@@ -46,9 +47,8 @@ enum Command {
     Gc(GcArguments),
     /// Brings the database's schema up to date.
     Migrate,
-    /// Makes API tokens.
-    #[command(subcommand)]
-    Tokens(admin::tokens::TokensCommand),
+    /// Makes, lists and revokes API tokens.
+    Tokens(tokens::TokensArguments),
     /// Says what is missing on this machine and how to get it.
     Doctor(DoctorArguments),
     /// Prints the least that AWS must allow this installation: an IAM policy.
@@ -226,13 +226,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let server = external(&read("vm-service-db-migrator")?)?;
             admin::migrate::migrate(&server).await.map(|()| ExitCode::SUCCESS)
         }
-        Command::Tokens(command) => {
-            let config = read("vm-service")?;
-            let sealer = service::sealer(&config.sealing_keys)?;
-            admin::tokens::run(command, &external(&config)?, &sealer, &mut std::io::stdout().lock())
-                .await
-                .map(|()| ExitCode::SUCCESS)
-        }
+        Command::Tokens(arguments) => tokens::run(arguments, &read("vm-service")?).await.map(|()| ExitCode::SUCCESS),
     }
 }
 

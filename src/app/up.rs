@@ -218,6 +218,6 @@ async fn ensure_operator_token(data: &Path, db: &Db, sealer: &Sealer) -> anyhow:
         return Ok(());
     }
     let caller = Caller { principal: "operator".to_owned(), role: Role::Operator, untrusted_only: false };
-    let token = admin::tokens::create(db, sealer, &caller, ServiceClock::new().now()).await?;
+    let (_, token) = admin::tokens::create(db, sealer, &caller, ServiceClock::new().now()).await?;
     write_private(&file, token.expose().as_bytes())
 }

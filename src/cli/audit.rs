@@ -5,13 +5,15 @@
 use super::calls::{Calls, Columns};
 use super::problem::printable;
 use super::table::json;
-use super::{Client, ClientError, Connect, Io};
+use super::{Client, ClientError, Connect, Failure, Io};
 use crate::domain::audit::{AuditCheck, AuditView, Party};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+/// The exit code for a log that was edited.
+const EDITED: u8 = 3;
 /// Between two parts of an export.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -56,7 +58,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Check that no row of the log was changed and none is gone; say where, if so.
+    /// Check that no row of the log was changed and none is gone; say where, if so. Exits with 3 then, and with 1 when it cannot tell.
     Verify {
         /// Only what follows this link: those before it were archived.
         #[arg(long, value_name = "LINK", default_value_t = 0)]
@@ -90,7 +92,7 @@ const COLUMNS: Columns<AuditView> = Columns {
 };
 
 /// Runs the command; the answer is what to print, or why not.
-pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<String, String> {
+pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<String, Failure> {
     if let Some(What::Verify { after }) = args.what {
         return verify(client, after, args.json).await;
     }
@@ -107,13 +109,14 @@ pub(super) async fn run(args: &Args, client: &Client, io: &mut Io) -> Result<Str
         time("to", args.to),
     ];
     let format = if args.json { Format::Json } else { args.format };
-    match format {
+    let answer = match format {
         Format::Table | Format::Json => {
             Calls { client, as_json: format == Format::Json }.list("audit", filters, COLUMNS).await.map_err(|e| e.to_string())
         }
         Format::Csv => export(client, io, filters.into_iter().flatten().collect(), "text/csv").await,
         Format::Jsonl => export(client, io, filters.into_iter().flatten().collect(), "application/x-ndjson").await,
-    }
+    };
+    Ok(answer?)
 }
 
 /// Everything that fits, part by part; it ends without words when nobody reads any more.
@@ -130,7 +133,7 @@ async fn export(client: &Client, io: &mut Io, query: Vec<(&str, String)>, kind: 
 }
 
 /// Part by part to the end of the chain, or to its first fault.
-async fn verify(client: &Client, after: i64, as_json: bool) -> Result<String, String> {
+async fn verify(client: &Client, after: i64, as_json: bool) -> Result<String, Failure> {
     let ask = async |after: i64| -> Result<(Value, AuditCheck), ClientError> {
         let body = client.get(&format!("audit/check?after={after}")).await?.body;
         Ok((body.clone(), client.typed(body)?))
@@ -145,7 +148,8 @@ async fn verify(client: &Client, after: i64, as_json: bool) -> Result<String, St
     match check.broken {
         Some(broken) => {
             let which = broken.id.map(|id| format!(", event {id}")).unwrap_or_default();
-            Err(format!("The audit log was edited: at link {}{which}: {}.", broken.link, printable(&broken.why)))
+            let sentence = format!("The audit log was edited: at link {}{which}: {}.", broken.link, printable(&broken.why));
+            Err(Failure { printed: if as_json { json(&body) } else { String::new() }, sentence, code: EDITED })
         }
         None if as_json => Ok(json(&body)),
         None => {

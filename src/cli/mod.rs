@@ -51,6 +51,20 @@ use uuid::Uuid;
 /// The exit code of a command that was refused or got no answer. (`run` has its own: see [`run`].)
 pub const REFUSED: u8 = 1;
 
+/// Why a command did not end well.
+pub(super) struct Failure {
+    /// What it found all the same: an answer.
+    printed: String,
+    sentence: String,
+    code: u8,
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self { printed: String::new(), sentence, code: REFUSED }
+    }
+}
+
 /// The client commands, for the composition root's parser.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -155,26 +169,30 @@ pub async fn run(command: Command, defaults: &Defaults, mut io: Io) -> u8 {
 }
 
 /// Does it with a client, and prints what came of it.
-async fn answered(
+async fn answered<E: Into<Failure>>(
     connect: &Connect,
     defaults: &Defaults,
     io: &mut Io,
-    command: impl AsyncFnOnce(&Client, &mut Io) -> Result<String, String>,
+    command: impl AsyncFnOnce(&Client, &mut Io) -> Result<String, E>,
 ) -> u8 {
     let answer = match connect.client(defaults) {
-        Ok(client) => command(&client, io).await,
-        Err(e) => Err(e),
+        Ok(client) => command(&client, io).await.map_err(Into::into),
+        Err(e) => Err(e.into()),
     };
     finish(io, answer).await
 }
 
-async fn finish(io: &mut Io, answer: Result<String, String>) -> u8 {
-    match answer {
-        Ok(text) => match io.print(&text).await {
-            Ok(()) => 0,
-            Err(e) => refuse(io, &format!("The output cannot be written: {e}."), REFUSED).await,
-        },
-        Err(sentence) => refuse(io, &sentence, REFUSED).await,
+async fn finish(io: &mut Io, answer: Result<String, Failure>) -> u8 {
+    let (text, failed) = match answer {
+        Ok(text) => (text, None),
+        Err(Failure { printed, sentence, code }) => (printed, Some((sentence, code))),
+    };
+    if let Err(e) = io.print(&text).await {
+        return refuse(io, &format!("The output cannot be written: {e}."), REFUSED).await;
+    }
+    match failed {
+        None => 0,
+        Some((sentence, code)) => refuse(io, &sentence, code).await,
     }
 }
 

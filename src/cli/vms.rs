@@ -4,7 +4,7 @@
 
 use super::calls::{Calls, Columns};
 use super::table::{age, json, length, or_dash, time};
-use super::{Client, Connect};
+use super::{Client, Connect, Failure, REFUSED};
 use crate::domain::api::{Terminated, VmView};
 use crate::domain::ids::VmId;
 use crate::domain::lifecycle::VmState;
@@ -87,7 +87,7 @@ pub(super) enum Call {
 }
 
 /// Runs the command; the answer is what to print, or why not. Not here: `ssh` (`vm_ssh`).
-pub(super) async fn run(args: &Args, call: &Call, client: &Client) -> Result<String, String> {
+pub(super) async fn run(args: &Args, call: &Call, client: &Client) -> Result<String, Failure> {
     let calls = Calls { client, as_json: args.json };
     let answer = match call {
         Call::List { state } => calls.list("vms", [state.map(|state| ("state", state.to_string()))], COLUMNS).await,
@@ -108,7 +108,7 @@ pub(super) async fn run(args: &Args, call: &Call, client: &Client) -> Result<Str
             calls.bare(Method::DELETE, format!("vms/{id}/hold"), said).await
         }
     };
-    answer.map_err(|e| e.to_string())
+    answer.map_err(|e| e.to_string().into())
 }
 
 const COLUMNS: Columns<VmView> = Columns {
@@ -158,8 +158,9 @@ fn unknown_ended(ended: Terminated) -> String {
     ended.machines.into_iter().map(|machine| format!("Machine {machine} is going to be ended.\n")).collect()
 }
 
-/// Each is tried, whatever happened to the others; one that failed makes the whole fail.
-async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<String, String> {
+/// Each is tried, whatever happened to the others; one that failed makes the whole fail, and those that were ended are printed all the
+/// same.
+async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<String, Failure> {
     let mut answers = Vec::new();
     let mut done = String::new();
     let mut failed = Vec::new();
@@ -172,10 +173,11 @@ async fn terminate(client: &Client, ids: &[VmId], as_json: bool) -> Result<Strin
             Err(e) => failed.push(format!("VM {id} is not terminated: {e}")),
         }
     }
+    let printed = if as_json { json(&Value::Array(answers)) } else { done };
     if failed.is_empty() {
-        return Ok(if as_json { json(&Value::Array(answers)) } else { done });
+        return Ok(printed);
     }
-    Err(done.lines().map(str::to_owned).chain(failed).collect::<Vec<_>>().join("\n"))
+    Err(Failure { printed, sentence: failed.join("\n"), code: REFUSED })
 }
 
 /// "2h", "30m", "1h30m".

@@ -1,10 +1,13 @@
 //! Good states that come from outside: seeded by an operator, not left by a job; and where any of them is kept.
 
+use super::audit::{self, Deed};
 use super::events::{self, Event};
 use super::{Db, DbError};
+use crate::domain::audit::Party;
 use crate::domain::ids::GenerationId;
 use crate::domain::lineage::{Layer, Lineage};
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 /// A snapshot that was made of images.
 #[derive(Clone, Debug)]
@@ -70,6 +73,18 @@ impl Db {
         .await?;
         let message = format!("The good state {} of project {} was seeded.", seeded.id, seeded.lineage.project_id);
         events::insert(&mut tx, now, Event { kind: "generation.seeded", task: None, vm: None, message }).await?;
+        let lineage = seeded.lineage;
+        let deed = Deed {
+            action: "cache.seed",
+            targets: vec![Party::new("project", lineage.project_id.clone())],
+            payload: json!({
+                "generation_id": seeded.id, "architecture": lineage.engine.architecture, "store": lineage.engine.store.as_str(),
+                "engine_major": lineage.engine.major, "provider": seeded.place.0, "place": seeded.place.1,
+                "provider_id": seeded.provider_id, "size_gib": seeded.size_gib,
+            }),
+            project: Some(&lineage.project_id),
+        };
+        audit::note(&mut tx, now, deed).await?;
         tx.commit().await?;
         Ok(())
     }

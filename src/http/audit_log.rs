@@ -1,6 +1,7 @@
 //! The audit log for operators and viewers: as pages, as a whole in CSV or JSON lines, and whether its chain holds.
 //!
-//! An export is a stream: it holds no database connection between its parts, and ends when its reader leaves.
+//! An export is a stream: it holds no database connection between its parts, and ends when its reader leaves. One that is cut off, by an
+//! error or a restart, never looks whole.
 //!
 //! Reads: `db` (audit). Not here: what is written (`audit`).
 
@@ -181,11 +182,14 @@ fn export(state: AppState, filter: AuditFilter, format: Format, in_flight: Optio
     let in_flight = in_flight.map(|Extension(token)| token);
     let export = Export { state, filter, format, begun: false, over: false, _in_flight: in_flight };
     let parts = futures::stream::unfold(export, |mut export| async move {
-        if export.over || export.state.stop.is_cancelled() {
+        if export.over {
             return None;
         }
         // An error breaks the answer off, so that nobody takes a part for the whole.
-        let part = export.part().await.map_err(|error| std::io::Error::other(error.to_string()));
+        let part = match export.state.stop.is_cancelled() {
+            true => Err(std::io::Error::other("the service stops")),
+            false => export.part().await.map_err(|error| std::io::Error::other(error.to_string())),
+        };
         export.over |= part.is_err();
         Some((part, export))
     });

@@ -1,8 +1,9 @@
 //! Gives events of the audit log their links in its chain, within about a second, and writes an hour of them to a file when it is over.
 //!
 //! A file holds the events of one hour by UTC, a line of JSON each, oldest first, and is there whole or not at all: a crash before it was
-//! noted writes it once more, with the same content. Hours without events have no file. Up to which hour files were written is noted for
-//! each place, so that a file that was moved away is not written again.
+//! noted writes it once more, with the same content. Where the hour has a file with other content, the log says so and both are kept: rows
+//! were changed, or another installation writes there. Hours without events have no file. Up to which hour files were written is noted
+//! for each place, so that a file that was moved away is not written again.
 //!
 //! Reads: `audit`. Writes: `audit` (links), `schedules`. Calls: `audit_store`. Runs: in `gc`. Not here: what the chain shows
 //! (`migrations/0010_audit.sql`).
@@ -14,6 +15,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use futures::{Stream, stream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Links given in one transaction.
@@ -22,6 +24,8 @@ const BATCH: i32 = 500;
 const PART: i64 = 1000;
 /// Longer than a request or a transaction lasts that began within the hour.
 const SETTLES: TimeDelta = TimeDelta::minutes(2);
+/// Between two hours of many that wait, such as those before a place was named: a year's are written in two or three.
+const CATCHES_UP: Duration = Duration::from_secs(1);
 
 /// Seals.
 pub struct Seal(pub World);
@@ -42,14 +46,14 @@ impl Loop for Seal {
     }
 }
 
-/// Writes files.
+/// Writes files, one a tick.
 pub struct Files {
-    /// Events.
-    pub world: World,
-    /// Where.
-    pub store: Store,
+    world: World,
+    store: Store,
     /// This machine's name: a folder is another one on each.
-    pub host: String,
+    host: String,
+    /// The last tick wrote one: the next may follow.
+    wrote: AtomicBool,
 }
 
 #[async_trait]
@@ -59,16 +63,22 @@ impl Loop for Files {
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_secs(60)
+        if self.wrote.load(Ordering::Relaxed) { CATCHES_UP } else { Duration::from_secs(60) }
     }
 
     async fn tick(&self, now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
-        while self.write_next(now).await? {}
-        Ok(Vec::new())
+        let wrote = self.write_next(now).await;
+        self.wrote.store(matches!(wrote, Ok(true)), Ordering::Relaxed);
+        wrote.map(|_| Vec::new())
     }
 }
 
 impl Files {
+    /// Of these events, there, by the machine of this name.
+    pub fn new(world: World, store: Store, host: String) -> Self {
+        Self { world, store, host, wrote: AtomicBool::new(false) }
+    }
+
     /// Writes the first hour that is over and not written yet; false when there is none.
     async fn write_next(&self, now: DateTime<Utc>) -> anyhow::Result<bool> {
         let db = &self.world.db;
@@ -89,10 +99,19 @@ impl Files {
         if waits {
             return Ok(false);
         }
-        self.store
-            .put(&name(start), self.lines(start, end))
+        let beside = self
+            .store
+            .put(&name(start), || self.lines(start, end))
             .await
             .with_context(|| format!("writing the audit log of {start} to {place}"))?;
+        if let Some(file) = beside {
+            tracing::error!(
+                place = %place,
+                file,
+                "the audit log of an hour has another file with other content: compare them. Rows were changed since, or another \
+                 installation writes there"
+            );
+        }
         db.note_schedule(&done, end).await?;
         Ok(true)
     }
@@ -115,5 +134,5 @@ impl Files {
 
 /// Begins with a timestamp, as the guide's, and sorts by it.
 fn name(start: DateTime<Utc>) -> String {
-    start.format("%Y-%m-%dT%H-%M-%SZ.jsonl").to_string()
+    start.format("%Y-%m-%dT%H-%M-%SZ").to_string()
 }

@@ -1,14 +1,18 @@
-//! Where files of the audit log are put: each is there whole or not at all, in a folder as in a bucket.
+//! Where files of the audit log are put, in a folder as in a bucket: each is there whole or not at all, and none is ever replaced.
 //!
-//! Not here: which hours are due and what is in a file (`audit`).
+//! So what was written stays, whoever can make the service write an hour again: one with other content comes beside it.
+//!
+//! Not here: which hours are due and what is in a file (`audit`), how a bucket is told (`audit_once`).
 
+use super::audit_once::Once;
 use crate::domain::audit_place::{AuditBucket, AuditPlace};
 use anyhow::Context as _;
+use aws_lc_rs::digest::{Context, Digest, SHA256};
 use futures::{Stream, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
-use object_store::{ClientOptions, RetryConfig};
-use std::io::Write as _;
+use object_store::{ClientOptions, ObjectStoreExt as _, RetryConfig};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -22,6 +26,8 @@ const INSIDE: &str = "audit-logs/audit_log/v1";
 const MODE: u32 = 0o640;
 /// A larger object goes in parts of this size, in bytes, one at a time. S3 takes none below 5 MiB but the last.
 const PART: usize = 8 << 20;
+/// Read at a time, to see whether two contents are the same; bytes.
+const CHUNK: usize = 64 << 10;
 /// One request, with its repetitions.
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -58,28 +64,64 @@ impl Store {
         &self.place
     }
 
-    /// Puts a file there, in the place of one with the same name. When `parts` ends with an error there is none.
+    /// Puts a file there, `NAME.jsonl`. When that is taken, one with the same content is it, and beside one with another content it has a
+    /// name of its own, `NAME.2.jsonl` and so on, which is returned. When `parts` ends with an error there is none.
     ///
     /// # Errors
     /// That of `parts`, or the place takes no file.
-    pub async fn put(&self, name: &str, parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<()> {
-        match &self.way {
-            Way::Folder(folder) => put_file(folder, name, parts).await,
-            Way::Bucket { store, prefix } => {
-                let path = object_store::path::Path::parse(format!("{prefix}/{name}"))?;
-                let mut object = BufWriter::with_capacity(store.clone(), path, PART).with_max_concurrency(1);
-                if let Err(error) = fill(&mut object, parts).await {
-                    // The parts so far cost money. Where even this fails, the bucket's rule for incomplete uploads ends them.
-                    object.abort().await.ok();
-                    return Err(error);
-                }
-                Ok(object.shutdown().await?)
+    pub async fn put<S>(&self, name: &str, parts: impl Fn() -> S) -> anyhow::Result<Option<String>>
+    where
+        S: Stream<Item = anyhow::Result<Vec<u8>>> + Send,
+    {
+        for nth in 1_u64.. {
+            let file = if nth == 1 { format!("{name}.jsonl") } else { format!("{name}.{nth}.jsonl") };
+            let mut ours = Context::new(&SHA256);
+            let is_new = self.create(&file, parts().inspect_ok(|part| ours.update(part))).await?;
+            if is_new || self.digest(&file).await.with_context(|| format!("reading {file}"))?.as_ref() == ours.finish().as_ref() {
+                return Ok((nth > 1).then_some(file));
             }
         }
+        anyhow::bail!("there is no name left for {name}")
+    }
+
+    /// Makes a file; false when the name is taken.
+    async fn create(&self, file: &str, parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<bool> {
+        match &self.way {
+            Way::Folder(folder) => create_file(folder, file, parts).await,
+            Way::Bucket { store, prefix } => create_object(store, key(prefix, file)?, parts).await,
+        }
+    }
+
+    /// SHA-256 of a file that is there.
+    async fn digest(&self, file: &str) -> anyhow::Result<Digest> {
+        let mut theirs = Context::new(&SHA256);
+        match &self.way {
+            Way::Folder(folder) => {
+                let mut file = std::fs::File::open(folder.join(file))?;
+                let mut chunk = vec![0; CHUNK];
+                loop {
+                    match file.read(&mut chunk)? {
+                        0 => break,
+                        count => theirs.update(&chunk[..count]),
+                    }
+                }
+            }
+            Way::Bucket { store, prefix } => {
+                let mut parts = store.get(&key(prefix, file)?).await?.into_stream();
+                while let Some(part) = parts.try_next().await? {
+                    theirs.update(&part);
+                }
+            }
+        }
+        Ok(theirs.finish())
     }
 }
 
-async fn put_file(folder: &Path, name: &str, parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<()> {
+fn key(prefix: &str, file: &str) -> anyhow::Result<object_store::path::Path> {
+    Ok(object_store::path::Path::parse(format!("{prefix}/{file}"))?)
+}
+
+async fn create_file(folder: &Path, name: &str, parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<bool> {
     std::fs::create_dir_all(folder)?;
     let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
     let mut parts = pin!(parts);
@@ -88,10 +130,33 @@ async fn put_file(folder: &Path, name: &str, parts: impl Stream<Item = anyhow::R
     }
     file.as_file().set_permissions(std::fs::Permissions::from_mode(MODE))?;
     file.as_file().sync_all()?;
-    file.persist(folder.join(name))?;
+    match file.persist_noclobber(folder.join(name)) {
+        Err(taken) if taken.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        other => drop(other?),
+    }
     // The name of a new file outlives a crash of the machine.
     std::fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    Ok(true)
+}
+
+async fn create_object(
+    store: &Arc<AmazonS3>,
+    key: object_store::path::Path,
+    parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send,
+) -> anyhow::Result<bool> {
+    let mut object = BufWriter::with_capacity(store.clone(), key, PART).with_max_concurrency(1);
+    if let Err(error) = fill(&mut object, parts).await {
+        // The parts so far cost money. Where even this fails, the bucket's rule for incomplete uploads ends them.
+        object.abort().await.ok();
+        return Err(error);
+    }
+    match object.shutdown().await.map_err(std::io::Error::downcast) {
+        Ok(()) => Ok(true),
+        // 412, or of some stores 304.
+        Err(Ok(object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. })) => Ok(false),
+        Err(Ok(error)) => Err(error.into()),
+        Err(Err(error)) => Err(error.into()),
+    }
 }
 
 async fn fill(object: &mut BufWriter, parts: impl Stream<Item = anyhow::Result<Vec<u8>>> + Send) -> anyhow::Result<()> {
@@ -118,5 +183,5 @@ fn connect(bucket: &AuditBucket) -> anyhow::Result<AmazonS3> {
         client = client.with_proxy_url(proxy).with_proxy_excludes(bucket.outbound.direct());
     }
     let retries = RetryConfig { retry_timeout: WITHIN, ..RetryConfig::default() };
-    Ok(builder.with_client_options(client).with_retry(retries).with_bucket_name(&bucket.name).build()?)
+    Ok(builder.with_client_options(client).with_http_connector(Once).with_retry(retries).with_bucket_name(&bucket.name).build()?)
 }

@@ -8,6 +8,7 @@
 
 pub mod assign;
 pub mod audit;
+mod audit_once;
 pub mod audit_store;
 pub mod cache;
 pub mod checks;

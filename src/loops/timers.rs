@@ -1,5 +1,6 @@
-//! The one place where loops wait: a tick is never doubled, follows a wake-up within milliseconds, comes at the latest after the
-//! loop's interval, and is finished at shutdown; its acts have a few seconds to end, and are dropped where they stand then.
+//! The one place where loops wait: a tick is never doubled, follows a wake-up within milliseconds, and comes at the latest after the
+//! loop's interval. At shutdown it has a few seconds to end, then its acts have; what has not ended is dropped where it stands, as by
+//! a crash.
 
 use super::{Act, Loop};
 use crate::clock::Clock;
@@ -18,7 +19,7 @@ use tracing::Instrument as _;
 const ACTS: usize = 64;
 /// Between ticks, however often a loop is woken.
 const BREATH: Duration = Duration::from_millis(10);
-/// For acts to end by themselves at shutdown; a boot takes longer, and is gone on with at the next start.
+/// For a tick, and then for its acts, to end by themselves at shutdown; a boot takes longer, and is gone on with at the next start.
 const GRACE: Duration = Duration::from_secs(3);
 /// Loops that the database's wake-ups do not concern.
 const UNWOKEN: [&str; 7] = ["expire", "collect", "collect volumes", "history", "gauges", "audit", "audit files"];
@@ -49,7 +50,11 @@ async fn turn(
     let ticks = histogram!(names::LOOP_TICK, "loop" => name);
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ticked = work.tick(clock.now(), permits.available_permits()).instrument(tracing::info_span!("tick", name)).await;
+        let tick = work.tick(clock.now(), permits.available_permits()).instrument(tracing::info_span!("tick", name));
+        let Some(ticked) = with_grace(&stop, tick).await else {
+            tracing::info!(name, "a tick did not end by itself; the next start goes on with it");
+            break;
+        };
         ticks.record(began.elapsed().as_secs_f64());
         match ticked {
             Ok(started) => started.into_iter().for_each(|act| start(name, act, &acts, &permits, drop_acts.clone())),
@@ -66,10 +71,23 @@ async fn turn(
         }
     }
     acts.close();
-    if tokio::time::timeout(GRACE, acts.wait()).await.is_err() {
-        // Dropped where they stand, as by a crash: whoever leases their rows next goes on.
+    if with_grace(&stop, acts.wait()).await.is_none() {
+        // Whoever leases their rows next goes on.
         drop_acts.cancel();
         acts.wait().await;
+    }
+}
+
+/// Waits for it, after `stop` for a few seconds more; then it is dropped.
+async fn with_grace<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = over => None,
     }
 }
 
@@ -122,5 +140,46 @@ impl Crons {
         if let Err(error) = self.scheduler.shutdown().await {
             tracing::warn!(%error, "the cron library did not stop");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::HandClock;
+    use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
+
+    /// A tick that waits for somebody who is away.
+    struct Endless(Arc<Notify>);
+
+    #[async_trait]
+    impl Loop for Endless {
+        fn name(&self) -> &'static str {
+            "audit files"
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
+        async fn tick(&self, _now: DateTime<Utc>, _room: usize) -> anyhow::Result<Vec<Act>> {
+            self.0.notify_one();
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tick_that_does_not_end_holds_up_no_shutdown() {
+        let (clock, wake, stop) = (HandClock::at(DateTime::UNIX_EPOCH), Wake::default(), CancellationToken::new());
+        let crons = Crons::start().await.unwrap();
+        let begun = Arc::new(Notify::new());
+        let running = run(vec![Arc::new(Endless(begun.clone()))], Arc::new(clock), &wake, &crons, stop.clone());
+        let stopping = async {
+            begun.notified().await;
+            stop.cancel();
+        };
+        let both = async { tokio::join!(running, stopping) };
+        tokio::time::timeout(GRACE * 10, both).await.expect("it is waited for");
     }
 }

@@ -1,15 +1,18 @@
 //! The log: one line an event on standard error, as text or as JSON, and spans to a collector where one is configured.
 //!
 //! The fields `task`, `vm`, `volume` and `launch` name what a line is about, in the line itself or in the span around it. Whatever a
-//! field holds, it ends no line and moves no cursor: a line of text cannot be made up by who is quoted in it.
+//! field holds, it ends no line and moves no cursor: a line of text cannot be made up by who is quoted in it. The filter is about lines:
+//! however few there are, each has the service's own spans around it, and a collector gets them.
 
 use std::fmt::Write as _;
 use std::io;
-use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -47,7 +50,7 @@ pub struct Logging {
 pub fn start(config: &LogConfig) -> Logging {
     let colours = io::IsTerminal::is_terminal(&io::stderr());
     let registry = tracing_subscriber::registry();
-    let lines = lines(config.format, colours, io::stderr);
+    let lines = lines(config.format, colours, io::stderr).with_filter(filter(&config.filter));
     #[cfg(feature = "otlp")]
     {
         let opened = config.otlp.as_deref().map(super::otlp::Spans::open);
@@ -56,7 +59,7 @@ pub fn start(config: &LogConfig) -> Logging {
             Some(Err(error)) => (None, Some(error)),
             None => (None, None),
         };
-        registry.with(lines).with(spans.as_ref().map(super::otlp::Spans::layer)).with(filter(config)).init();
+        registry.with(lines).with(spans.as_ref().map(|spans| spans.layer().with_filter(filter(&config.filter)))).init();
         if let Some(error) = trouble {
             tracing::error!(error = format!("{error:#}"), "spans cannot be sent: correct OTEL_EXPORTER_OTLP_ENDPOINT");
         }
@@ -64,7 +67,7 @@ pub fn start(config: &LogConfig) -> Logging {
     }
     #[cfg(not(feature = "otlp"))]
     {
-        registry.with(lines).with(filter(config)).init();
+        registry.with(lines).init();
         if config.otlp.is_some() {
             tracing::warn!("OTEL_EXPORTER_OTLP_ENDPOINT is set, and this build sends no spans: use one with the feature otlp");
         }
@@ -72,8 +75,14 @@ pub fn start(config: &LogConfig) -> Logging {
     }
 }
 
-fn filter(config: &LogConfig) -> EnvFilter {
-    EnvFilter::new(&config.filter)
+/// What the words of `RUST_LOG` say, and our spans.
+fn filter<S: Subscriber + for<'a> LookupSpan<'a>>(words: &str) -> impl Filter<S> + use<S> {
+    EnvFilter::new(words).or(filter_fn(is_our_span).with_max_level_hint(LevelFilter::INFO))
+}
+
+fn is_our_span(metadata: &Metadata<'_>) -> bool {
+    let crate_name = metadata.target().split("::").next();
+    metadata.is_span() && *metadata.level() <= Level::INFO && crate_name == Some("vm_service")
 }
 
 /// The lines of the log, to any writer.
@@ -144,6 +153,27 @@ mod tests {
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         text
+    }
+
+    #[test]
+    fn fewer_lines_keep_what_they_are_about() {
+        let kept = Kept::default();
+        let to = kept.clone();
+        let lines = lines(Format::Text, false, move || to.clone()).with_filter(filter("warn"));
+        tracing::subscriber::with_default(Registry::default().with(lines), || {
+            let _within = tracing::info_span!("act", vm = "vm-1").entered();
+            let inner = tracing::debug_span!("inner");
+            let _inside = inner.enter();
+            tracing::info!("not told");
+            tracing::info!(target: "hyper::client", "not told");
+            tracing::warn!("told");
+            let others = tracing::info_span!(target: "hyper::client", "query");
+            assert!(inner.is_disabled() && others.is_disabled(), "spans of others, and our finer ones, cost nothing");
+            assert!(!tracing::enabled!(target: "hyper::client", Level::INFO));
+            assert!(!tracing::enabled!(target: "vm_service_of_others", Level::INFO));
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert!(text.lines().count() == 1 && text.trim_end().ends_with(r#"WARN act{vm="vm-1"}: told"#), "{text}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ async fn a_volume_in_use_is_not_deleted(pool: PgPool) {
 async fn a_token_for_code_from_outside_makes_untrusted_tasks_only(pool: PgPool) {
     let api = Api::new(pool).await;
     let caller = Caller { principal: "forks".to_owned(), role: Role::Dispatcher, untrusted_only: true };
-    let token = tokens::create(api.db(), &api.state.sealer, &caller, start()).await.unwrap();
+    let (_, token) = tokens::create(api.db(), &api.state.sealer, &caller, start()).await.unwrap();
     let refused = api.put(token.expose(), &task_path(1), &machine()).await.problem(403);
     assert!(refused.contains("\"cache_trust\": \"untrusted\""), "{refused}");
     let body = {

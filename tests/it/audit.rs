@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::num::NonZeroU32;
 use uuid::Uuid;
-use vm_service::admin::tokens;
+use vm_service::admin::{self, tokens};
+use vm_service::db::seeds::Seeded;
 use vm_service::domain::access::{Caller, Role};
-use vm_service::domain::ids::TaskId;
+use vm_service::domain::ids::{GenerationId, TaskId};
+use vm_service::domain::lineage::{Engine, Lineage, Store, Trust};
 use vm_service::domain::task::Executor;
 use vm_service::http::state::Limits;
 
@@ -79,7 +81,7 @@ async fn every_change_is_told_once_and_no_secret_is(pool: PgPool) {
     let key = json!({ "access_key": { "id": "AKIAIOSFODNN7EXAMPLE", "secret": "canary-secret" } });
     assert_eq!(save(&api, &json!({ "history_days": 7, "ec2": { "authentication": key } }), 0).await.status, 200);
     let caller = Caller { principal: "new".to_owned(), role: Role::Viewer, untrusted_only: false };
-    let token = tokens::create(api.db(), &api.state.sealer, &caller, api.state.clock.now()).await.unwrap();
+    let (_, token) = tokens::create(api.db(), &api.state.sealer, &caller, api.state.clock.now()).await.unwrap();
 
     let mut events = log(&api).await;
     let text = serde_json::to_string(&events).unwrap();
@@ -194,4 +196,32 @@ async fn who_asks_too_fast_is_told_by_name(pool: PgPool) {
     .unwrap();
     let who = |id: &str, role: &str| json!({ "id": id, "type": "principal", "role": role });
     assert_eq!(told, [(who("ci", "dispatcher"), json!("task.release")), (who("operator", "operator"), json!("task.release"))]);
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn what_an_operator_brings_into_a_cache_is_told(pool: PgPool) {
+    let api = Api::new(pool).await;
+    let engine = Engine { architecture: "x86_64".to_owned(), store: Store::Containerd, major: 29 };
+    let lineage = Lineage { project_id: "acme/app".to_owned(), trust: Trust::Trusted, engine };
+    let id = GenerationId(Uuid::from_u128(7));
+    let seeded = Seeded {
+        id,
+        lineage: &lineage,
+        place: ("on_host", "here"),
+        provider_id: "snapshot-7",
+        size_gib: 20,
+        layers: &[],
+        used_bytes: None,
+    };
+    admin::local_user().run(api.db().insert_seeded(&seeded, api.state.clock.now())).await.unwrap();
+    let events = log(&api).await;
+    assert_eq!(actions(&events), ["cache.seed"]);
+    let project = json!({ "id": "acme/app", "type": "project" });
+    assert_eq!((&events[0]["target"], &events[0]["scope"]), (&project, &project));
+    assert_eq!(events[0]["actor"]["type"], "local_user");
+    assert_eq!(
+        events[0]["payload"],
+        json!({ "generation_id": id, "architecture": "x86_64", "store": "containerd", "engine_major": 29, "provider": "on_host",
+                "place": "here", "provider_id": "snapshot-7", "size_gib": 20 })
+    );
 }

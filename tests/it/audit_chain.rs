@@ -1,11 +1,14 @@
 //! The chain of the audit log: no row is changed, no row goes, and one that did is named. What it cannot show is held here too.
 
-use crate::api_support::{Api, CI, VIEWER, machine, task_path};
+use crate::api_support::{Api, CI, Logs, VIEWER, machine, task_path};
 use crate::support::Bench;
+use axum::body::Body;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::os::unix::fs::PermissionsExt;
+use tower::ServiceExt;
 use vm_service::db::Db;
 use vm_service::db::audit::Behind;
 use vm_service::db::wake::Wake;
@@ -14,6 +17,7 @@ use vm_service::domain::audit_place::AuditPlace;
 use vm_service::loops::Loop;
 use vm_service::loops::audit::Files;
 use vm_service::loops::audit_store::Store;
+use vm_service::telemetry::logs::{Format, everything};
 
 fn db(pool: &PgPool) -> Db {
     Db { pool: pool.clone(), wake: Wake::default() }
@@ -26,7 +30,7 @@ pub(crate) async fn add(db: &Db, action: &str, at: DateTime<Utc>) {
 
 /// The loop that writes files, on a host of this name.
 pub(crate) fn files_in(bench: &Bench, place: AuditPlace) -> Files {
-    Files { world: bench.world.clone(), store: Store::open(place).unwrap(), host: "h".to_owned() }
+    Files::new(bench.world.clone(), Store::open(place).unwrap(), "h".to_owned())
 }
 
 /// Ten sealed events.
@@ -40,12 +44,16 @@ async fn ten(pool: &PgPool) -> Db {
 }
 
 /// As somebody with all rights, past the triggers.
-async fn forge(pool: &PgPool, sql: &str) {
+pub(crate) async fn forge(pool: &PgPool, sql: &str) {
     let mut tx = Db { pool: pool.clone(), wake: Wake::default() }.begin().await.unwrap();
     for statement in ["alter table vms.audit disable trigger user", sql, "alter table vms.audit enable trigger user"] {
         sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *tx).await.unwrap();
     }
     tx.commit().await.unwrap();
+}
+
+fn after(seconds: i64) -> String {
+    (crate::support::start() + TimeDelta::seconds(seconds)).to_rfc3339()
 }
 
 async fn broken(db: &Db) -> (i64, String) {
@@ -198,12 +206,7 @@ async fn the_log_is_filtered_paged_and_exported(pool: PgPool) {
 
     let whole = api.call(VIEWER, "GET", "/api/v1/audit").await.json()["items"].clone();
     let lines = api
-        .send(
-            Api::request(VIEWER, "GET", "/api/v1/audit")
-                .header("accept", "application/x-ndjson")
-                .body(axum::body::Body::empty())
-                .unwrap(),
-        )
+        .send(Api::request(VIEWER, "GET", "/api/v1/audit").header("accept", "application/x-ndjson").body(Body::empty()).unwrap())
         .await;
     let parsed: Vec<Value> = lines.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.header("content-type"), json!(parsed)), ("application/x-ndjson", whole.clone()));
@@ -267,24 +270,90 @@ async fn an_hour_becomes_a_file_when_it_is_over_once_and_whole(pool: PgPool) {
     tick(240).await.unwrap();
     assert_eq!(names(), ["2026-09-21T16-00-00Z.jsonl"]);
 
+    // Of many that wait, one a tick, and the next soon.
+    for later in 1..=2 {
+        add(&bench.db, "test.more", start + TimeDelta::hours(4 + later)).await;
+    }
+    bench.db.seal_audit(500).await.unwrap();
+    for written in [2, 3] {
+        tick(600).await.unwrap();
+        assert_eq!((names().len(), files.interval().as_secs()), (written, 1));
+    }
+    tick(600).await.unwrap();
+    assert_eq!((names().len(), files.interval().as_secs()), (3, 60));
+
     let nowhere = files_in(&bench, AuditPlace::Folder("/proc/nowhere".into()));
     assert!(format!("{:#}", nowhere.tick(start + TimeDelta::hours(4), 1).await.err().unwrap()).contains("/proc/nowhere"));
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn a_file_is_never_replaced(pool: PgPool) {
+    let (bench, logs) = (Bench::new(pool.clone()).await, Logs::default());
+    let folder = tempfile::tempdir().unwrap();
+    let files = files_in(&bench, AuditPlace::Folder(folder.path().to_owned()));
+    let inside = folder.path().join("audit-logs/audit_log/v1");
+    let text = |end: &str| std::fs::read_to_string(inside.join(format!("2026-09-21T14-00-00Z{end}.jsonl"))).unwrap();
+    let start = bench.now();
+    add(&bench.db, "test.before", start).await;
+    bench.db.seal_audit(500).await.unwrap();
+    let to = logs.clone();
+    let _logging = tracing::subscriber::set_default(everything(Format::Text, move || to.clone()));
+    let again = async || {
+        sqlx::query("delete from vms.schedules").execute(&pool).await.unwrap();
+        files.tick(start + TimeDelta::hours(1), 1).await.unwrap();
+    };
+    again().await;
+    let first = text("");
+    for (n, forged) in ["test.after", "test.other"].into_iter().enumerate() {
+        forge(&pool, &format!("update vms.audit set action = '{forged}'")).await;
+        again().await;
+        assert_eq!((text(""), text(&format!(".{}", n + 2)).contains(forged)), (first.clone(), true));
+        assert_eq!(logs.text().lines().filter(|line| line.contains("ERROR") && line.contains("other content")).count(), n + 1);
+    }
+    forge(&pool, "update vms.audit set action = 'test.before'").await;
+    again().await;
+    assert_eq!((text(""), std::fs::read_dir(&inside).unwrap().count()), (first, 3));
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
+async fn an_export_that_is_cut_off_does_not_look_whole(pool: PgPool) {
+    let api = Api::new(pool).await;
+    for n in 0..1001 {
+        add(api.db(), "test.n", crate::support::start() + TimeDelta::milliseconds(n)).await;
+    }
+    let request = || Api::request(VIEWER, "GET", "/api/v1/audit?format=jsonl").body(Body::empty()).unwrap();
+    let whole = api.send(request()).await;
+    assert_eq!(whole.text.lines().count(), 1001);
+    let mut parts = api.router.clone().oneshot(request()).await.unwrap().into_body().into_data_stream();
+    assert!(parts.next().await.unwrap().is_ok());
+    api.state.stop.cancel();
+    assert!(parts.next().await.unwrap().is_err());
+    assert!(parts.next().await.is_none());
+}
+
+#[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn the_runbook_of_archiving_leaves_a_chain_that_holds(pool: PgPool) {
     let db = ten(&pool).await;
+    // Two that were seen in another order than that of their times; the hashes are made anew, for they are about them.
+    for (link, seconds) in [(6, 7), (7, 5)] {
+        forge(&pool, &format!("update vms.audit set occurred_at = '{}' where link = {link}", after(seconds))).await;
+    }
+    for link in 6..=10 {
+        let hashed = "update vms.audit a set previous = b.hash, hash = vms.audit_hash(b.hash, a.link, a) from vms.audit b";
+        forge(&pool, &format!("{hashed} where a.link = {link} and b.link = {link} - 1")).await;
+    }
+    forge(&pool, "update vms.audit_head h set hash = a.hash from vms.audit a where a.link = 10").await;
+    assert!(db.check_audit(0, 1000).await.unwrap().holds);
     let (_, book) = include_str!("../../docs/operate.md").split_once("        begin;\n").unwrap();
     let (book, _) = book.split_once("        commit;\n").unwrap();
-    let at = (crate::support::start() + TimeDelta::seconds(6)).to_rfc3339();
     let mut tx = db.begin().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(book.replace("2026-01-01", &at))).execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(book.replace("2026-01-01", &after(6)))).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     let left: (i64, i64) = sqlx::query_as("select min(link), count(*) from vms.audit").fetch_one(&pool).await.unwrap();
-    assert_eq!(left, (6, 5), "the last archived row stays");
-    let check = db.check_audit(6, 1000).await.unwrap();
-    assert!(check.holds && check.checked == 4, "{check:?}");
-    assert_eq!(broken(&db).await.1, "5 rows are gone: 1 to 5");
+    assert_eq!(left, (5, 6), "the last archived row stays, and one that is as old behind it; nothing newer goes");
+    let check = db.check_audit(5, 1000).await.unwrap();
+    assert!(check.holds && check.checked == 5, "{check:?}");
+    assert_eq!(broken(&db).await.1, "4 rows are gone: 1 to 4");
     let refused = sqlx::query("delete from vms.audit").execute(&pool).await.unwrap_err().to_string();
     assert!(refused.contains("append-only"), "{refused}");
 }

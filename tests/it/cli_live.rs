@@ -215,8 +215,12 @@ async fn the_audit_log_is_read_exported_and_verified(pool: PgPool) {
         sqlx::query(sql).execute(&pool).await.unwrap();
     }
     let (code, out, err) = run(&url, &["audit", "verify"]).await;
-    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!((code, out.as_str()), (3, ""));
     assert!(err.contains("The audit log was edited: at link 2, event ") && err.contains("this row was changed"), "{err}");
+    let (code, out, _) = run(&url, &["audit", "verify", "--json"]).await;
+    let check: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &check["holds"], &check["broken"]["link"]), (3, &json!(false), &json!(2)), "{out}");
+    assert_eq!(run("http://127.0.0.1:1", &["audit", "verify"]).await.0, 1, "it cannot tell");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]

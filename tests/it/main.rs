@@ -86,6 +86,7 @@ mod statements;
 mod support;
 mod task_life;
 mod telemetry;
+mod tokens;
 mod transactions;
 mod trouble;
 mod walls;

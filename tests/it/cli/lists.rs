@@ -104,10 +104,13 @@ async fn every_vm_is_tried_and_one_that_is_not_there_is_an_error() {
     let api = Api::start(world()).await;
     let [a, b, c] = [1, 99, 2].map(|number| Uuid::from_u128(number).to_string());
     let (code, out, err) = execute(&api, &["vms", "terminate", &a, &b, &c]).await;
-    assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains(&format!("VM {c} is being terminated")), "{err}");
-    assert!(err.contains(&format!("VM {b} is not terminated: There is no VM {b} (404).")), "{err}");
+    let ended = format!("VM {a} is being terminated.\nVM {c} is being terminated.\n");
+    let refused = format!("vm-service: VM {b} is not terminated: There is no VM {b} (404).\n");
+    assert_eq!((code, out, err.as_str()), (1, ended, refused.as_str()));
     assert_eq!(api.count("DELETE"), 3);
+    let (code, out, err) = execute(&api, &["vms", "terminate", "--json", &a, &b]).await;
+    let ended: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, ended.len(), &ended[0]["id"], err), (1, 1, &json!(a), refused));
 }
 
 #[tokio::test]
