@@ -46,7 +46,7 @@ impl Service {
     /// `snapshots`: VMs go on from one, once it is there.
     pub(crate) async fn start(data: &Path, log: &Path, images: &Path, snapshots: bool) -> anyhow::Result<Self> {
         let mut settings = Settings { provider: ProviderChoice::OnHost, ..Settings::default() };
-        settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots };
+        settings.on_host = OnHostSettings { network: VmNetwork::Closed, snapshots, ..OnHostSettings::default() };
         let file = File::create(log)?;
         let process = Command::new(env!("CARGO_BIN_EXE_vm-service"))
             .args(["up", "--listen", "127.0.0.1:0", "--data"])
