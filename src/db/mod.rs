@@ -98,6 +98,9 @@ pub enum DbError {
         /// What this binary does not know.
         why: String,
     },
+    /// A check of settings was asked for, or is of settings, by another binary: ask for one of one's own.
+    #[error("This check is of another vm-service, and this one cannot read it: check the settings again.")]
+    UnreadableCheck(#[source] serde_json::Error),
     /// Text that Postgres cannot hold, the character U+0000: leave it out.
     #[error("there is text that the database cannot hold")]
     Unstorable(#[source] sqlx::Error),

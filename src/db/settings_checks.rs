@@ -61,10 +61,6 @@ impl LeasedCheck {
     }
 }
 
-fn unreadable(error: serde_json::Error) -> DbError {
-    DbError::Refused(sqlx::Error::Decode(Box::new(error)))
-}
-
 impl Db {
     /// Writes the wish.
     ///
@@ -96,7 +92,7 @@ impl Db {
     /// A check as it stands.
     ///
     /// # Errors
-    /// `Refused` when the row cannot be read by this binary.
+    /// `UnreadableCheck` when another binary wrote it.
     pub async fn find_settings_check(&self, id: SettingsCheckId, now: DateTime<Utc>) -> Result<Option<CheckRow>, DbError> {
         let row = sqlx::query!(
             r#"-- settings_checks::find_settings_check
@@ -108,8 +104,8 @@ impl Db {
         .fetch_optional(&self.pool)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let base: Settings = serde_json::from_value(row.base).map_err(unreadable)?;
-        let proposed: Settings = serde_json::from_value(row.body).map_err(unreadable)?;
+        let base: Settings = serde_json::from_value(row.base).map_err(DbError::UnreadableCheck)?;
+        let proposed: Settings = serde_json::from_value(row.body).map_err(DbError::UnreadableCheck)?;
         let state = match &row.result {
             Some(_) => CheckState::Done,
             None if row.deadline_at <= now => CheckState::Expired,

@@ -251,7 +251,9 @@ impl From<DbError> for Problem {
             DbError::Conflict(_) | DbError::LimitReached(_) => {
                 Self::Conflict("It was changed by somebody else just now: look again and repeat what still makes sense.".to_owned())
             }
-            unreadable @ DbError::UnreadableSettings { .. } => Self::Conflict(unreadable.to_string()),
+            unreadable @ (DbError::UnreadableSettings { .. } | DbError::UnreadableCheck(_)) => {
+                Self::Conflict(unreadable.to_string())
+            }
             DbError::Unstorable(_) => {
                 Self::Impossible("Leave the character U+0000 out: it cannot be kept in any text.".to_owned(), Vec::new())
             }

@@ -119,12 +119,18 @@ impl Relay {
             *out = Some(UdpSocket::bind((any, 0)).await?);
         }
         if let Some(socket) = out
-            && let Err(error) = socket.send_to(&datagram[..length], address).await
+            && let Err(error) = socket.send_to(&with_values(&datagram[..length]), address).await
         {
             tracing::debug!(%address, %error, "a datagram for StatsD could not be sent");
         }
         Ok(())
     }
+}
+
+/// Without the lines of gauges that have no value any more: StatsD knows none that is no number.
+fn with_values(datagram: &[u8]) -> Vec<u8> {
+    let has_value = |line: &&[u8]| !line.windows(5).any(|part| part == b":NaN|");
+    datagram.split_inclusive(|byte| *byte == b'\n').filter(has_value).flatten().copied().collect()
 }
 
 async fn keep_tidy() {
@@ -152,4 +158,16 @@ async fn find(target: &mut Option<Target>, name: Option<String>) -> Option<Socke
     let address = found.ok().and_then(|mut all| all.next());
     *target = Some(Target { name, address, known_at: Instant::now() });
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_values;
+
+    #[test]
+    fn what_has_no_value_is_not_told() {
+        let told = |text: &str| String::from_utf8(with_values(text.as_bytes())).unwrap();
+        assert_eq!(told("a:1.0|g\nb:NaN|g|#x:y\nNaN:2|c\n"), "a:1.0|g\nNaN:2|c\n");
+        assert_eq!(told("a:NaN|g"), "");
+    }
 }

@@ -223,12 +223,15 @@ async fn a_process_without_the_provider_leaves_a_check_to_one_that_has_it(pool: 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
 async fn a_check_of_another_binary_holds_up_no_other_and_is_left_to_it(pool: PgPool) {
     let scene = Scene::new(pool.clone()).await;
-    assert_eq!(scene.ask(&two_machines()).await.status, 201);
+    let theirs = scene.ask(&two_machines()).await;
+    assert_eq!(theirs.status, 201);
     sqlx::query("update vms.settings_checks set body = '{\"colour\": 1}'").execute(&pool).await.unwrap();
     assert_eq!(scene.check(&two_machines()).await["state"], "done");
     let free =
         "select count(*) from vms.settings_checks where body -> 'colour' is not null and lease_until is null and result is null";
     assert_eq!(scene.bench.count(free).await, 1);
+    let told = scene.api.call(VIEWER, "GET", theirs.header("location")).await.problem(409);
+    assert!(told.contains("another vm-service") && told.contains("check the settings again"), "{told}");
 }
 
 #[sqlx::test(migrator = "vm_service::db::MIGRATOR")]
