@@ -43,7 +43,8 @@ pub(super) async fn keep(State(state): State<AppState>, request: Request, next: 
     }
     let (parts, body) = request.into_parts();
     let session = Session::demand(&state, &parts).await;
-    let most = if session.is_ok() { BODY_MAX } else { STRANGERS_MAX };
+    // While the database is away nobody is known, and nobody loses what he typed.
+    let most = if matches!(session, Err(Away::SignIn(_))) { STRANGERS_MAX } else { BODY_MAX };
     let body = match tokio::time::timeout(state.limits.body, to_bytes(body, most)).await {
         Err(_) => return Problem::TooSlow.into_response(),
         Ok(Err(_)) => return Problem::TooLarge.into_response(),

@@ -13,11 +13,11 @@ pub(super) type Port = u16;
 
 /// A run of addresses on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
+pub(super) struct Pool {
     /// The first.
-    pub first: Ipv4Addr,
+    pub(super) first: Ipv4Addr,
     /// How many, at least 1.
-    pub count: u32,
+    pub(super) count: u32,
 }
 
 /// Where machines answer: on which addresses, and on which ports of them or why on none.
@@ -55,7 +55,7 @@ const DOCKER_PORTS: [Port; 2] = [2376, 23760];
 
 impl Pool {
     /// The addresses of a network as the settings have it; valid ones name one.
-    pub fn of(network: &str) -> Option<Self> {
+    pub(super) fn of(network: &str) -> Option<Self> {
         network::addresses(network).map(|(first, count)| Self { first, count })
     }
 

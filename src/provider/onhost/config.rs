@@ -1,11 +1,9 @@
 //! Everything the on-host provider is told from outside, in one place; it reads no environment.
 //!
-//! Not here: the live setting of the VMs' network ([`super::Provider::configure`]).
+//! Not here: the live settings of the VMs' addresses and network ([`super::Provider::configure`]).
 
-use super::address::Pool;
 use crate::domain::ids::InstallationId;
 use crate::domain::settings::VmNetwork;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// How the VMs' processors are made.
@@ -33,8 +31,6 @@ pub struct OnHostConfig {
     pub host: String,
     /// How the VMs' processors are made.
     pub accelerator: AcceleratorChoice,
-    /// Addresses of the VMs, on this host; see [`super::Provider::configure`].
-    pub addresses: Pool,
     /// What new VMs can reach; see [`super::Provider::configure`].
     pub network: VmNetwork,
     /// New machines go on from a snapshot; see [`super::Provider::configure`].
@@ -52,7 +48,6 @@ impl OnHostConfig {
             images,
             host,
             accelerator: AcceleratorChoice::Auto,
-            addresses: Pool { first: Ipv4Addr::new(127, 64, 0, 1), count: 0x3f_fffe },
             network: VmNetwork::Open,
             snapshots: false,
             keeper,

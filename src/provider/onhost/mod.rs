@@ -37,7 +37,6 @@ mod seed;
 mod snapshot;
 mod volumes;
 
-pub use address::Pool;
 pub use config::{AcceleratorChoice, OnHostConfig};
 pub use volumes::carry::CLUSTER_BYTES;
 
@@ -49,8 +48,8 @@ use crate::domain::plan::images::Registered;
 use crate::domain::rate::LaunchRate;
 use crate::domain::resource_class::ResourceClass;
 use crate::domain::secret::Secret;
-use crate::domain::settings::{Budget, ProviderChoice, Settings, VmNetwork};
-use address::Doors;
+use crate::domain::settings::{Budget, OnHostSettings, ProviderChoice, Settings, VmNetwork};
+use address::{Doors, Pool};
 use anyhow::Context;
 use async_trait::async_trait;
 use folder::Folders;
@@ -88,7 +87,9 @@ impl OnHost {
     /// errors here: `check` and `launch` say it.
     pub async fn open(config: OnHostConfig) -> anyhow::Result<Self> {
         let (folders, store, snapshots, doors) = {
-            let (data, pool) = (config.data.clone(), config.addresses);
+            let data = config.data.clone();
+            // Until the settings are heard of.
+            let pool = Pool::of(&OnHostSettings::default().addresses).context("the default is no network")?;
             blocking(move || {
                 let folders = Folders::open(&data)?;
                 let store = Store::open(&data, &folders)?;
